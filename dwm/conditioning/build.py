@@ -1,0 +1,147 @@
+"""From a scenario to the tensors the world model reads.
+
+Shapes: T frames, V views, C channels, H W images, h w latent grid.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dwm.codec.interface import Codec
+from dwm.conditioning.layout import Layout, LayoutBoxes, LayoutCaster
+from dwm.conditioning.reprojection import SourceFrame, reproject
+from dwm.geometry import invert, wrap_angle, yaw_from_rotation
+from dwm.models.conditioning import DenoiseCondition
+from dwm.scenario.types import Scenario
+from dwm.scenes.prompts import tokenize
+from dwm.scenes.types import DETECTION_CLASSES, Camera
+
+IMAGE_HEIGHT, IMAGE_WIDTH = 128, 224
+_CAST_HEIGHT, _CAST_WIDTH = IMAGE_HEIGHT // 2, IMAGE_WIDTH // 2
+_BOX_RANGE_M = 90.0
+
+
+class ScenarioConditioner:
+    """Computes layouts, waypoints and re-projected memory of a scenario's frames, on demand."""
+
+    def __init__(self, scenario: Scenario, device: str | torch.device = "cpu") -> None:
+        self.scenario, self.device = scenario, torch.device(device)
+        self.cameras = tuple(c.resized(IMAGE_WIDTH, IMAGE_HEIGHT) for c in scenario.scene.cameras)
+        self._caster = LayoutCaster(scenario.scene.map, self.device)
+        agents = scenario.agents
+        self._known = np.array([c is not None for c in agents.detection_classes], dtype=bool)
+        self._classes = np.array([DETECTION_CLASSES.index(c) if c else 0 for c in agents.detection_classes], dtype=np.int64)
+        self._identities = np.array([_identity(token) for token in agents.instance_tokens])
+        self._yaw_rad = np.unwrap(yaw_from_rotation(scenario.ego_to_global))
+        self.layout = lru_cache(maxsize=48)(self._layout)
+
+    def visible_agents(self, frame: int) -> NDArray[np.int64]:
+        """Indices of the agents that are drawn in a frame's layout."""
+        agents, ego = self.scenario.agents, self.scenario.ego_to_global[frame, :2, 3]
+        near = np.linalg.norm(agents.centers_m[:, frame, :2] - ego, axis=-1) < _BOX_RANGE_M
+        return np.flatnonzero(agents.present[:, frame] & self._known & near)
+
+    def boxes(self, frame: int) -> LayoutBoxes:
+        """The boxes drawn in a frame's layout."""
+        agents, index = self.scenario.agents, self.visible_agents(frame)
+        return LayoutBoxes(
+            classes=self._classes[index], centers_m=agents.centers_m[index, frame], sizes_wlh_m=agents.sizes_wlh_m[index],
+            yaws_rad=agents.yaws_rad[index, frame], speeds_mps=np.linalg.norm(agents.velocities_mps[index, frame], axis=-1),
+            identities=self._identities[index],
+        )  # fmt: skip
+
+    def _layout(self, frame: int) -> Layout:
+        ego = self.scenario.ego_to_global[frame]
+        return self._caster.cast(self.cameras, ego, self.boxes(frame), _CAST_HEIGHT, _CAST_WIDTH)
+
+    def memory(self, source: int, source_images_VCHW: Tensor, target: int) -> tuple[Tensor, Tensor]:
+        """A source frame [V, 3, H, W] in [-1, 1] carried to a target frame: images [V, 3, H, W], coverage [V, 1, h, w]."""
+        old, new = self.visible_agents(source), self.visible_agents(target)
+        position = {int(agent): i for i, agent in enumerate(old)}
+        same = np.array([position.get(int(agent), -1) for agent in new], dtype=np.int64)
+        frame = SourceFrame(
+            images_SCHW=source_images_VCHW, cameras=self.cameras, ego_to_global=self.scenario.ego_to_global[source],
+            layout=self.layout(source), boxes=self.boxes(source),
+        )  # fmt: skip
+        images, valid = reproject(frame, self.layout(target), self.boxes(target), same)
+        return images, F.avg_pool2d(valid, 8)
+
+    def window(
+        self,
+        frames: Sequence[int],
+        *,
+        fps: float,
+        codec: Codec,
+        source: int | None = None,
+        source_images_VCHW: Tensor | None = None,
+        layout: bool = True,
+    ) -> DenoiseCondition:
+        """The condition (batch of one) of a window of frames.
+
+        ``source`` is the frame whose images are carried along as memory; without it the memory is off.
+        """
+        layouts = torch.stack([self.layout(f).maps_VCHW for f in frames]) if layout else None
+        memory, valid = None, None
+        if source is not None and source_images_VCHW is not None:
+            carried = [self.memory(source, source_images_VCHW, f) for f in frames]
+            memory = torch.stack([codec.encode(images) for images, _ in carried])
+            valid = torch.stack([v for _, v in carried])
+        on = torch.ones(1, dtype=torch.bool, device=self.device)
+        return DenoiseCondition(
+            waypoints_BTK=self.waypoints(frames)[None].to(self.device), cameras_BVK=camera_features(self.cameras)[None].to(self.device),
+            times_BT=self.times(frames)[None].to(self.device), fps_B=torch.tensor([fps], device=self.device),
+            text_BL=torch.from_numpy(tokenize(self.scenario.prompt))[None].to(self.device),
+            has_text_B=on, has_waypoints_B=on, has_layout_B=on if layout else ~on, has_memory_B=~on if memory is None else on,
+            layout_BTVCHW=None if layouts is None else layouts[None],
+            memory_BTVCHW=None if memory is None else memory[None],
+            memory_valid_BTV1HW=None if valid is None else valid[None],
+        )  # fmt: skip
+
+    def waypoints(self, frames: Sequence[int]) -> Tensor:
+        """[T, 6]: see ``dwm.models.conditioning.WAYPOINT_SIZE``."""
+        poses, times = self.scenario.ego_to_global, self.scenario.timestamps_us * 1e-6
+        speed = np.gradient(poses[:, 0, 3], times) ** 2 + np.gradient(poses[:, 1, 3], times) ** 2 if len(poses) > 1 else np.zeros(1)
+        rate = np.gradient(self._yaw_rad, times) if len(poses) > 1 else np.zeros(1)
+        index = np.asarray(frames)
+        relative = invert(poses[index[0]]) @ poses[index]
+        yaw = wrap_angle(yaw_from_rotation(relative))
+        columns = [relative[:, 0, 3] / 10, relative[:, 1, 3] / 10, np.sin(yaw), np.cos(yaw), np.sqrt(speed[index]) / 10, rate[index]]
+        return torch.from_numpy(np.stack(columns, axis=-1)).float()
+
+    def times(self, frames: Sequence[int]) -> Tensor:
+        """Seconds [T] since the window's first frame."""
+        times = self.scenario.timestamps_us[np.asarray(frames)]
+        return torch.from_numpy((times - times[0]) * 1e-6).float()
+
+
+def camera_features(cameras: Sequence[Camera]) -> Tensor:
+    """[V, 16]: see ``dwm.models.conditioning.CAMERA_SIZE``."""
+    rows = []
+    for camera in cameras:
+        k, pose = camera.intrinsics, camera.camera_to_ego[:3].copy()
+        pose[:, 3] /= 10
+        w, h = camera.width_px, camera.height_px
+        rows.append(np.concatenate([[k[0, 0] / w, k[1, 1] / h, k[0, 2] / w, k[1, 2] / h], pose.ravel()]))
+    return torch.from_numpy(np.stack(rows)).float()
+
+
+def images_to_tensor(images: NDArray[np.uint8], device: str | torch.device = "cpu") -> Tensor:
+    """uint8 [..., H, W, 3] to float [..., 3, H, W] in [-1, 1]."""
+    return torch.from_numpy(images).to(device).float().div(127.5).sub(1).movedim(-1, -3)
+
+
+def tensor_to_images(images: Tensor) -> NDArray[np.uint8]:
+    """Float [..., 3, H, W] in [-1, 1] to uint8 [..., H, W, 3]."""
+    return images.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).movedim(-3, -1).cpu().numpy()
+
+
+def _identity(token: str) -> float:
+    return int(hashlib.sha256(token.encode()).hexdigest()[:6], 16) / 0xFFFFFF

@@ -1,0 +1,69 @@
+"""Rectified flow with a noise level per frame (MiLA eq. 4-7).
+
+Shapes: B batch, T frames, V views, C channels, h w latent pixels. Levels t: 0 is pure noise, 1 is a clean frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dwm.flow.schedule import progressive_level
+
+VELOCITY_FLOOR = 0.05  # least 1 - t that a velocity is divided by
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoiseConfig:
+    """How training draws noise levels, and how it weighs the errors at each."""
+
+    logit_mean: float = -0.3  # levels are sigmoid(normal(mean, std)); below 0 leans to noisy frames
+    logit_std: float = 1.0
+    progressive_omega: float = 1.5  # steepness of the progressive levels [rad], in (0, pi/2]
+    weight_cap: float = 4.0  # a frame's error counts min(1 / (1 - t)^2, cap): velocity error, bounded near clean frames
+
+
+def interpolate(clean_BTVCHW: Tensor, noise_BTVCHW: Tensor, levels_BT: Tensor) -> Tensor:
+    """x_t = t x_1 + (1 - t) x_0 (MiLA eq. 4-5); frames at level 1 are exactly the clean ones."""
+    t = _per_frame(levels_BT)
+    return torch.where(t >= 1, clean_BTVCHW, t * clean_BTVCHW + (1 - t) * noise_BTVCHW)
+
+
+def velocity(predicted_clean_BTVCHW: Tensor, noisy_BTVCHW: Tensor, levels_BT: Tensor) -> Tensor:
+    """dx/dt = (x_1 - x_t) / (1 - t) at the predicted x_1 (MiLA eq. 6), with 1 - t floored."""
+    return (predicted_clean_BTVCHW - noisy_BTVCHW) / (1 - _per_frame(levels_BT)).clamp_min(VELOCITY_FLOOR)
+
+
+def flow_loss(predicted_clean_BTVCHW: Tensor, clean_BTVCHW: Tensor, levels_BT: Tensor, weight_cap: float) -> Tensor:
+    """Mean over the frames that carry noise of min(1 / (1 - t)^2, cap) * |x_1 - prediction|^2; 0 when none does.
+
+    Without the cap this is the flow-matching loss on velocities, since y - v = (x_1 - prediction) / (1 - t).
+    """
+    per_frame = (predicted_clean_BTVCHW - clean_BTVCHW).square().mean(dim=(2, 3, 4, 5))
+    noisy = (levels_BT < 1).to(per_frame.dtype)
+    weight = (1 / (1 - levels_BT).clamp_min(1e-4).square()).clamp_max(weight_cap) * noisy
+    return (weight * per_frame).sum() / noisy.sum().clamp_min(1)
+
+
+def sample_training_noise_levels(
+    generator: torch.Generator, clean_mask_BT: Tensor, *, kind: str = "shared", config: NoiseConfig
+) -> Tensor:
+    """Levels [B, T], on the CPU; 1 where ``clean_mask_BT`` is True.
+
+    ``kind``: "shared" one level per clip, "independent" one per frame, "progressive" earlier frames cleaner (MiLA eq. 13).
+    """
+    batch, frames = clean_mask_BT.shape
+    count = frames if kind == "independent" else 1
+    draws = torch.randn(batch, count, generator=generator) * config.logit_std + config.logit_mean
+    levels = draws.sigmoid().expand(batch, frames)
+    if kind == "progressive":
+        levels = progressive_level(levels, clean_mask_BT, config.progressive_omega)
+    elif kind not in ("shared", "independent"):
+        raise ValueError(f"kind {kind!r} is not one of shared, independent, progressive")
+    return levels.masked_fill(clean_mask_BT, 1.0)
+
+
+def _per_frame(levels_BT: Tensor) -> Tensor:
+    return levels_BT[:, :, None, None, None, None]

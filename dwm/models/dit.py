@@ -1,0 +1,137 @@
+"""The world model: a multi-view diffusion transformer with a noise level per frame.
+
+Shapes: B batch, T frames, V views, C latent channels, h w latent pixels, N patches of one view, D width, L text tokens.
+Noise levels t lie in [0, 1]: 0 is pure noise, 1 is a clean frame (rectified flow, MiLA eq. 4-5).
+
+Reading order: ``MultiViewDiT.forward`` -> ``Block.forward`` -> ``conditioning.FrameEmbedder``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from dwm.models.conditioning import DenoiseCondition, FrameEmbedder, LayoutStem, TextEmbedder, camera_rays
+from dwm.models.layers import Attention, FourierEmbedder, mlp, modulate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiTConfig:
+    """Sizes of a ``MultiViewDiT``."""
+
+    d_model: int = 256  # width of a token
+    depth: int = 8  # blocks
+    heads: int = 4  # attention heads; divides d_model
+    mlp_ratio: float = 3.0  # hidden width of a block's MLP, in units of d_model
+    latent_channels: int = 16  # channels of the codec's latents
+    patch: int = 2  # latent pixels per token, along each side
+    views: int = 6  # cameras, in ring order
+    layout_channels: int = 20  # layers of the layout maps
+    text_vocabulary: int = 256  # size of the text token table
+    text_every: int = 4  # every so many blocks one looks at the text
+
+
+class Block(nn.Module):
+    """Attention over all views of a frame, attention of each place over time, optional look at the text, MLP."""
+
+    def __init__(self, config: DiTConfig, *, reads_text: bool) -> None:
+        super().__init__()
+        width = config.d_model
+        self.spatial = Attention(width, config.heads)
+        self.temporal = Attention(width, config.heads)
+        self.text = Attention(width, config.heads, cross=True) if reads_text else None
+        self.text_gate = nn.Parameter(torch.zeros(width)) if reads_text else None
+        self.mlp = mlp(width, int(width * config.mlp_ratio), width)
+        # adaLN-single (PixArt): the frame's nine vectors are shared by all blocks, each adds its own offset.
+        self.offset = nn.Parameter(torch.zeros(9, width))
+
+    def forward(self, tokens_BTND: Tensor, frame_BT9D: Tensor, text_BLD: Tensor, text_mask_BL: Tensor) -> Tensor:
+        """[B, T, V * N, D]; here the tokens of all views of a frame stand in one row."""
+        batch = len(tokens_BTND)
+        parts = (frame_BT9D + self.offset).unsqueeze(3).unbind(2)  # nine times [B, T, 1, D]
+        shift_s, scale_s, gate_s, shift_t, scale_t, gate_t, shift_m, scale_m, gate_m = parts
+
+        x = modulate(tokens_BTND, shift_s, scale_s)
+        x = self.spatial(rearrange(x, "b t n d -> (b t) n d"))
+        tokens = torch.addcmul(tokens_BTND, gate_s, rearrange(x, "(b t) n d -> b t n d", b=batch))
+
+        x = modulate(tokens, shift_t, scale_t)
+        x = self.temporal(rearrange(x, "b t n d -> (b n) t d"))
+        tokens = torch.addcmul(tokens, gate_t, rearrange(x, "(b n) t d -> b t n d", b=batch))
+
+        if self.text is not None and self.text_gate is not None:
+            x = self.text(rearrange(tokens, "b t n d -> b (t n) d"), text_BLD, text_mask_BL)
+            tokens = torch.addcmul(tokens, self.text_gate, x.view_as(tokens))
+
+        return torch.addcmul(tokens, gate_m, self.mlp(modulate(tokens, shift_m, scale_m)))
+
+
+class MultiViewDiT(nn.Module):
+    """Predicts the clean latents of every frame from noisy ones, each frame at its own noise level."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, cell = config.d_model, config.patch**2
+        # Per latent pixel: noisy latents, memory, share covered by the memory, whether the frame is clean.
+        self.patches = nn.Linear(cell * (2 * config.latent_channels + 2), width)
+        self.rays = FourierEmbedder(8, width, octaves=(-1, 4))
+        self.frame = FrameEmbedder(width)
+        self.text = TextEmbedder(config.text_vocabulary, width)
+        self.layout = LayoutStem(config.layout_channels, width)
+        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 9 * width))
+        self.blocks = nn.ModuleList(
+            Block(config, reads_text=i % config.text_every == config.text_every - 1) for i in range(config.depth)
+        )
+        self.head_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+        self.head = nn.Linear(width, cell * config.latent_channels)
+        for layer in (self.modulation[1], self.head_modulation[1], self.head):
+            nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def forward(self, latents_BTVCHW: Tensor, levels_BT: Tensor, condition: DenoiseCondition) -> Tensor:
+        """Predicted clean latents [B, T, V, C, h, w]; before any training exactly the memory."""
+        memory, valid = _memory(latents_BTVCHW, condition)
+        rows, cols = (size // self.config.patch for size in latents_BTVCHW.shape[-2:])
+
+        frame = self.frame(levels_BT, condition)  # [B, T, D]
+        text, text_mask = self.text(condition)
+        frame = frame + _masked_mean(text, text_mask)[:, None]
+        modulation = rearrange(self.modulation(frame), "b t (k d) -> b t k d", k=9)
+
+        tokens = self.patches(self._patchify(latents_BTVCHW, memory, valid, levels_BT))  # [B, T, V, N, D]
+        tokens = tokens + self.layout(condition)
+        tokens = tokens + self.rays(camera_rays(condition.cameras_BVK, rows, cols))[:, None]
+        tokens = rearrange(tokens + frame[:, :, None, None], "b t v n d -> b t (v n) d")  # h_fuse, MiLA eq. 2
+        for block in self.blocks:
+            tokens = block(tokens, modulation, text, text_mask)
+
+        shift, scale = self.head_modulation(frame).unsqueeze(2).chunk(2, dim=-1)
+        change = self.head(modulate(tokens, shift, scale))
+        change = rearrange(
+            change, "b t (v r k) (p q c) -> b t v c (r p) (k q)",
+            v=latents_BTVCHW.shape[2], r=rows, p=self.config.patch, q=self.config.patch,
+        )  # fmt: skip
+        return memory * valid + change.float()
+
+    def _patchify(self, latents: Tensor, memory: Tensor, valid: Tensor, levels_BT: Tensor) -> Tensor:
+        clean = (levels_BT >= 1).to(latents.dtype)[:, :, None, None, None, None].expand_as(valid)
+        stack = torch.cat([latents, memory * valid, valid, clean], dim=3)
+        p = self.config.patch
+        return rearrange(stack, "b t v c (r p) (k q) -> b t v (r k) (p q c)", p=p, q=p)
+
+
+def _memory(latents_BTVCHW: Tensor, condition: DenoiseCondition) -> tuple[Tensor, Tensor]:
+    """Memory latents and their coverage [B, T, V, 1, h, w]; zeros where a clip has none."""
+    if condition.memory_BTVCHW is None or condition.memory_valid_BTV1HW is None:
+        return torch.zeros_like(latents_BTVCHW), torch.zeros_like(latents_BTVCHW[:, :, :, :1])
+    keep = condition.has_memory_B[:, None, None, None, None, None]
+    return condition.memory_BTVCHW * keep, condition.memory_valid_BTV1HW * keep
+
+
+def _masked_mean(tokens_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+    weights = mask_BL[..., None].to(tokens_BLD.dtype)
+    return (tokens_BLD * weights).sum(1) / weights.sum(1)

@@ -1,0 +1,100 @@
+"""Weights on disk: safetensors that say what they are, checked before they are used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from dwm.codec.autoencoder import Autoencoder, CodecConfig
+from dwm.errors import InputError
+from dwm.models.dit import DiTConfig, MultiViewDiT
+
+# kind stored in the file -> how to build it
+MODELS: dict[str, tuple[type, type[nn.Module]]] = {
+    "autoencoder": (CodecConfig, Autoencoder),
+    "multi_view_dit": (DiTConfig, MultiViewDiT),
+}
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors and the metadata of a safetensors file; InputError when missing, broken, or not finite."""
+    if not path.is_file():
+        raise InputError(path, "no such weights file", "train some with `roadreel train`, or give a .safetensors file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors, metadata = {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(path, f"not a readable safetensors file ({error})", "copy or train the weights again") from error
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise InputError(path, f"tensor '{key}' holds NaN or Inf", "the training diverged or the file is damaged")
+    return tensors, metadata
+
+
+def fit_tensors(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Copy tensors into a model; InputError naming the first key that is missing, left over, or of another shape."""
+    wanted = model.state_dict()
+    other = "these weights belong to another model configuration"
+    for key in sorted(wanted.keys() | tensors.keys()):
+        if key not in tensors:
+            raise InputError(path, f"tensor '{key}' is missing", other)
+        if key not in wanted:
+            raise InputError(path, f"tensor '{key}' is not part of the model", other)
+        if wanted[key].shape != tensors[key].shape:
+            shapes = f"{list(tensors[key].shape)} in the file, {list(wanted[key].shape)} in the model"
+            raise InputError(path, f"tensor '{key}' has another shape: {shapes}", "use the configuration it was trained with")
+    model.load_state_dict(tensors)
+
+
+def load_model(path: Path, kind: str | None = None) -> tuple[Any, Any]:
+    """(model in eval mode, its config) from a file written by ``save_model``; ``kind`` is what the caller expects."""
+    tensors, metadata = load_tensors(path)
+    found = metadata.get("kind", "")
+    if found not in MODELS or (kind is not None and found != kind):
+        raise InputError(path, f"holds a model of kind '{found}'", f"give weights of kind '{kind or ' or '.join(MODELS)}'")
+    config_class, model_class = MODELS[found]
+    config = _config(config_class, metadata, path)
+    model = model_class(config)
+    fit_tensors(model, tensors, path)
+    return model.eval().requires_grad_(False), config
+
+
+def save_model(model: nn.Module, path: Path, metadata: Mapping[str, str]) -> Path:
+    """Write a model of ``MODELS`` with its configuration, atomically; ``metadata`` adds facts such as the steps."""
+    kind = next(name for name, (_, model_class) in MODELS.items() if isinstance(model, model_class))
+    config = json.dumps(asdict(model.config), sort_keys=True)  # type: ignore[arg-type]
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    save_file(tensors, partial, metadata={**metadata, "format": "pt", "kind": kind, "config": config})
+    os.replace(partial, path)
+    return path
+
+
+def weights_sha256(path: Path) -> str:
+    """Hex digest of a weights file."""
+    if not path.is_file():
+        raise InputError(path, "no such weights file", "give the path of a .safetensors file")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _config(config_class: type, metadata: Mapping[str, str], path: Path) -> Any:
+    try:
+        values = json.loads(metadata["config"])
+        known = {field.name for field in fields(config_class)}
+        if unknown := set(values) - known:
+            raise KeyError(f"unknown field {sorted(unknown)[0]}")
+        return config_class(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(path, f"its stored configuration is unusable ({error})", "train the weights again") from error

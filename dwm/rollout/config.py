@@ -1,0 +1,22 @@
+"""Settings of a roll-out: how a minute of video is put together from short windows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutConfig:
+    """Everything about the sampler that changes pixels."""
+
+    strategy: str = "recurrent"  # recurrent | coarse_to_refine
+    window_frames: int = 8  # frames denoised together
+    condition_frames: int = 1  # clean frames at the start of each window, taken from the one before
+    steps: int = 3  # denoising steps per window
+    guidance: float = 1.0  # classifier-free guidance scale; 1 is off
+    layout: bool = True  # condition on projected boxes and map lines
+    memory: str = "past"  # past | none: re-project earlier frames along the new path
+    progressive_omega: float = 0.0  # temporal progressive denoising (MiLA eq. 13-14) [rad], 0 is off
+    anchor_fps: float = 2.0  # coarse_to_refine: rate of the anchor frames [Hz]
+    anchor_error: float = 0.2  # coarse_to_refine: alpha_1, the noise that predicted anchors are taken to carry (MiLA eq. 8)
+    anchor_noise: float = 0.5  # coarse_to_refine: g, noise level from which anchors are corrected (MiLA eq. 12); above alpha_1

@@ -1,0 +1,107 @@
+"""Ways to a long video. Each is a generator of chunks and keeps a few frames in memory, whatever the video's length.
+
+``recurrent`` (Vista): every window starts with the last frames of the one before.
+``coarse_to_refine`` (MiLA section 3.2): anchor frames at a low rate first, then windows that end in an anchor and
+correct it while filling in; the coarse stage runs ahead by one window at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dwm.conditioning.build import ScenarioConditioner
+from dwm.errors import InputError
+from dwm.rollout.config import RolloutConfig
+from dwm.rollout.window import Given, denoise_window
+from dwm.rollout.world_model import WorldModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """Consecutive new frames."""
+
+    first_frame: int
+    images_NV3HW: Tensor  # in [-1, 1], on the world model's device
+
+
+def roll_out(
+    world: WorldModel, conditioner: ScenarioConditioner, first_images_V3HW: Tensor, config: RolloutConfig, seed: int
+) -> Iterator[Chunk]:
+    """All frames of the conditioner's scenario from 1 on, given frame 0 [V, 3, H, W] in [-1, 1]."""
+    strategy = STRATEGIES.get(config.strategy)
+    if strategy is None:
+        raise InputError("rollout.strategy", f"unknown strategy '{config.strategy}'", f"choose one of {', '.join(STRATEGIES)}")
+    if not 0 < config.condition_frames < config.window_frames:
+        raise InputError(
+            "rollout.condition_frames", f"{config.condition_frames} of a window of {config.window_frames}",
+            "keep at least one frame given and one to generate",
+        )  # fmt: skip
+    with torch.inference_mode():
+        images = first_images_V3HW.to(world.device)
+        first = Given(frame=0, latents_VCHW=world.codec.encode(images), images_V3HW=images)
+    return strategy(world, conditioner, first, config, seed)
+
+
+def _recurrent(
+    world: WorldModel, conditioner: ScenarioConditioner, first: Given, config: RolloutConfig, seed: int
+) -> Iterator[Chunk]:
+    total, given = len(conditioner.scenario.timestamps_us), [first]
+    while given[-1].frame + 1 < total:
+        start = given[0].frame
+        frames = list(range(start, min(start + config.window_frames, total)))
+        latents = denoise_window(
+            world, conditioner, frames, fps=conditioner.scenario.fps, given=given, anchors={}, config=config, seed=seed
+        )
+        chunk, given = _advance(world, frames, latents, given, config)
+        yield chunk
+
+
+def _coarse_to_refine(
+    world: WorldModel, conditioner: ScenarioConditioner, first: Given, config: RolloutConfig, seed: int
+) -> Iterator[Chunk]:
+    total, given = len(conditioner.scenario.timestamps_us), [first]
+    stride = max(1, round(conditioner.scenario.fps / config.anchor_fps))
+    anchors = _anchors(world, conditioner, first, stride, config, seed)
+    while given[-1].frame + 1 < total:
+        now = given[-1].frame
+        end = min(now + stride, total - 1)
+        frames = [g.frame for g in given] + list(range(now + 1, end + 1))
+        latents = denoise_window(
+            world, conditioner, frames, fps=conditioner.scenario.fps, given=given,
+            anchors=dict([next(anchors)]) if end == now + stride else {}, config=config, seed=seed,
+        )  # fmt: skip
+        chunk, given = _advance(world, frames, latents, given, config)
+        yield chunk
+
+
+def _anchors(
+    world: WorldModel, conditioner: ScenarioConditioner, first: Given, stride: int, config: RolloutConfig, seed: int
+) -> Iterator[tuple[int, Tensor]]:
+    """Predicted anchor frames in order, each with its latents [V, C, h, w]; window after window as they are asked for."""
+    total, given = len(conditioner.scenario.timestamps_us), first
+    fps = conditioner.scenario.fps / stride
+    while given.frame + stride < total:
+        frames = list(range(given.frame, total, stride))[: config.window_frames]
+        latents = denoise_window(world, conditioner, frames, fps=fps, given=[given], anchors={}, config=config, seed=seed)
+        yield from zip(frames[1:], latents[1:], strict=True)
+        last = latents[-1]
+        given = Given(frame=frames[-1], latents_VCHW=last, images_V3HW=world.decode(last[None])[0])
+
+
+def _advance(
+    world: WorldModel, frames: list[int], latents: Tensor, given: list[Given], config: RolloutConfig
+) -> tuple[Chunk, list[Given]]:
+    """The window's new frames as images, and what the next window is given."""
+    fresh = len(given)
+    with torch.inference_mode():
+        images = world.decode(latents[fresh:])
+    made = [Given(frame=f, latents_VCHW=z, images_V3HW=x) for f, z, x in zip(frames[fresh:], latents[fresh:], images, strict=True)]
+    return Chunk(first_frame=frames[fresh], images_NV3HW=images), [*given, *made][-config.condition_frames :]
+
+
+Strategy = Callable[[WorldModel, ScenarioConditioner, Given, RolloutConfig, int], Iterator[Chunk]]
+STRATEGIES: dict[str, Strategy] = {"recurrent": _recurrent, "coarse_to_refine": _coarse_to_refine}

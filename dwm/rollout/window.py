@@ -1,0 +1,75 @@
+"""The primitive under every strategy: denoise this window, given these clean frames.
+
+Shapes: T frames of the window, V views, C latent channels, h w latent pixels, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dwm.conditioning.build import ScenarioConditioner
+from dwm.flow.correcting import renoise_anchors
+from dwm.flow.sampler import Start, denoise
+from dwm.flow.schedule import ScheduleConfig
+from dwm.rollout.config import RolloutConfig
+from dwm.rollout.world_model import WorldModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """A frame that is known: its index in the clip, its latents, and what it looks like."""
+
+    frame: int
+    latents_VCHW: Tensor
+    images_V3HW: Tensor  # in [-1, 1]
+
+
+def window_generator(seed: int, frames: Sequence[int]) -> torch.Generator:
+    """The noise of a window depends on the clip's seed and the frames alone, so a roll-out can go on anywhere."""
+    state = np.random.SeedSequence((seed, *frames)).generate_state(2, np.uint32)
+    return torch.Generator().manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
+
+
+@torch.inference_mode()
+def denoise_window(
+    world: WorldModel,
+    conditioner: ScenarioConditioner,
+    frames: Sequence[int],
+    *,
+    fps: float,
+    given: Sequence[Given],
+    anchors: Mapping[int, Tensor],
+    config: RolloutConfig,
+    seed: int,
+) -> Tensor:
+    """Latents [T, V, C, h, w] of ``frames``. ``given`` frames come back untouched, the last of them is the memory's source.
+
+    ``anchors`` maps frames to predicted latents that are corrected together with the rest (MiLA section 3.3).
+    """
+    known = {g.frame: g.latents_VCHW for g in given}
+    shape = (1, len(frames), *given[-1].latents_VCHW.shape)
+    generator = window_generator(seed, frames)
+    noise = torch.randn(shape, generator=generator).to(world.device)
+    clean, mask = torch.zeros_like(noise), torch.zeros(1, len(frames), dtype=torch.bool, device=world.device)
+    levels, rough = torch.zeros(1, len(frames), device=world.device), noise.clone()
+    for i, frame in enumerate(frames):
+        if frame in known:
+            clean[0, i], mask[0, i] = known[frame], True
+        elif frame in anchors:
+            levels[0, i] = 1 - config.anchor_noise
+            rough[0, i] = renoise_anchors(anchors[frame], noise[0, i], alpha_1=config.anchor_error, total=config.anchor_noise)
+    past = config.memory == "past"
+    condition = conditioner.window(
+        frames, fps=fps, codec=world.codec, layout=config.layout,
+        source=given[-1].frame if past else None, source_images_VCHW=given[-1].images_V3HW if past else None,
+    )  # fmt: skip
+    return denoise(
+        world.denoiser, noise, clean, mask, condition, config.steps, config.guidance,
+        ScheduleConfig(progressive_omega=config.progressive_omega),
+        start=Start(latents_BTVCHW=rough, levels_BT=levels) if anchors else None,
+    )[0]  # fmt: skip

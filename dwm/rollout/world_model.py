@@ -1,0 +1,40 @@
+"""A codec and a denoiser, loaded together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dwm.codec.interface import Codec
+from dwm.errors import InputError
+from dwm.flow.sampler import Denoiser
+from dwm.models.weights import load_model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorldModel:
+    """Everything a roll-out needs besides a scenario."""
+
+    codec: Codec
+    denoiser: Denoiser
+    device: torch.device
+
+    @staticmethod
+    def load(codec_weights: Path, world_weights: Path, device: str = "auto") -> WorldModel:
+        """Read both weight files; raises InputError where they are missing, broken, or do not fit each other."""
+        where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        codec, codec_config = load_model(codec_weights, "autoencoder")
+        denoiser, config = load_model(world_weights, "multi_view_dit")
+        if codec_config.latent_channels != config.latent_channels:
+            raise InputError(
+                world_weights, f"expects {config.latent_channels} latent channels, but {codec_weights} makes {codec_config.latent_channels}",
+                "use a world model trained on this codec",
+            )  # fmt: skip
+        return WorldModel(codec=codec.to(where).eval(), denoiser=denoiser.to(where).eval(), device=where)
+
+    def decode(self, latents_NVCHW: Tensor) -> Tensor:
+        """Images [N, V, 3, H, W] in about [-1, 1], frame by frame so that memory stays that of one frame."""
+        return torch.stack([self.codec.decode(frame) for frame in latents_NVCHW])

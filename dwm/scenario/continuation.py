@@ -1,0 +1,270 @@
+"""What happens after the log ends: the ego and the agents go on by the traffic simulation."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dwm.geometry import rotation_from_yaw, wrap_angle, yaw_from_rotation
+from dwm.scenario.feasibility import ego_boxes
+from dwm.scenario.logged import BoxTable
+from dwm.scenes.types import AgentTrack, EgoTrack, Scene
+from dwm.traffic.populate import KINDS, MOVING_SHARES, vehicle_on_lane
+from dwm.traffic.simulate import EGO_SIZE_WLH_M, Simulation, ego_at, rear_axle_poses
+from dwm.traffic.types import AgentSpec, Behaviour
+
+Array = NDArray[np.float64]
+VISIBLE_M = 100.0  # agents farther from the ego are dropped
+ENTRY_M = (60.0, 95.0)
+BLEND_S = 2.0
+DECAY_S = 3.0
+STANDING_MPS = 0.3
+START_AGAIN_MPS = 6.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Continued:
+    """Agents over the simulated frames [K]; the first ``len(known)`` rows are scene agents, the rest entered later."""
+
+    known: tuple[int, ...]  # indices into scene.agents
+    specs: tuple[AgentSpec, ...]  # [A]
+    xy_m: Array  # [A, K, 2]
+    yaw_rad: Array  # [A, K]
+    present: NDArray[np.bool_]  # [A, K]
+    ego_to_global: Array  # [K, 4, 4]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EgoState:
+    """Ego at the end of the log."""
+
+    pose: Array  # [4, 4]
+    speed_mps: float
+    yaw_rate_radps: float
+    desired_mps: float  # mean speed of the log while moving, or 0 where it never moved
+
+
+def ego_state(track: EgoTrack, timestamp_us: int) -> EgoState:
+    """Pose, and speed and turn rate over the last 0.6 s before a time."""
+    pose = track.at(np.array([timestamp_us]))[0]
+    times = (track.timestamps_us - track.timestamps_us[0]) * 1e-6
+    recent = np.flatnonzero((track.timestamps_us <= timestamp_us) & (track.timestamps_us >= timestamp_us - 600_000))
+    speed = rate = 0.0
+    if len(recent) > 1:
+        a, b = recent[0], recent[-1]
+        heading = yaw_from_rotation(pose)
+        moved = track.ego_to_global[b, :2, 3] - track.ego_to_global[a, :2, 3]
+        span = times[b] - times[a]
+        speed = float(moved @ np.array([np.cos(heading), np.sin(heading)]) / span)
+        turned = wrap_angle(yaw_from_rotation(track.ego_to_global[b]) - yaw_from_rotation(track.ego_to_global[a]))
+        rate = float(turned / span)
+    steps = np.linalg.norm(np.diff(track.ego_to_global[:, :2, 3], axis=0), axis=1) / np.maximum(np.diff(times), 1e-6)
+    moving = steps[steps > 1.0]
+    return EgoState(
+        pose=pose, speed_mps=max(speed, 0.0), yaw_rate_radps=rate, desired_mps=float(moving.mean()) if len(moving) else 0.0
+    )
+
+
+def turn_rate_path(state: EgoState, elapsed_s: Array) -> Array:
+    """Poses [K, 4, 4] at constant speed with a turn rate that falls linearly to 0 over 3 s; standing stays standing."""
+    fine = np.linspace(0.0, max(float(elapsed_s[-1]), 1e-6), max(int(elapsed_s[-1] * 200), 1) + 1)
+    within = np.minimum(fine, DECAY_S)
+    yaw0 = float(yaw_from_rotation(state.pose))
+    speed = state.speed_mps if state.speed_mps > STANDING_MPS else 0.0
+    yaw = yaw0 + (state.yaw_rate_radps if speed else 0.0) * (within - within**2 / (2 * DECAY_S))
+    step = np.diff(fine)
+    middle = (yaw[1:] + yaw[:-1]) / 2
+    x = np.concatenate([[0.0], np.cumsum(speed * np.cos(middle) * step)]) + state.pose[0, 3]
+    y = np.concatenate([[0.0], np.cumsum(speed * np.sin(middle) * step)]) + state.pose[1, 3]
+    columns = (np.interp(elapsed_s, fine, column) for column in (x, y, yaw))
+    return _with_attitude(state.pose, *columns)
+
+
+def continue_scene(
+    scene: Scene, table: BoxTable, frame: int, timestamps_us: NDArray[np.int64], seed: int, ego_path: Array | None, fps: float
+) -> Continued:
+    """Simulate from one frame of the log on.
+
+    ``timestamps_us`` [K] start at that frame, whose boxes in ``table`` are the initial state. ``ego_path`` [K, 4, 4] drives
+    the ego from outside; None lets it continue the log itself.
+    """
+    graph = scene.map.lane_graph if scene.map.lane_graph is not None and scene.map.lane_graph.lanes else None
+    state = ego_state(scene.ego, int(timestamps_us[0]))
+    notes: tuple[str, ...] = ()
+    ego = None
+    if ego_path is None:
+        ego = _ego_agent(scene, state)
+        if ego is None:
+            ego_path = turn_rate_path(state, (timestamps_us - timestamps_us[0]) * 1e-6)
+            notes = ("no lane near the ego at the end of the log: it continues at constant speed with a turn rate decaying over 3 s",)
+    simulation = Simulation(graph, np.random.default_rng(_entropy(scene, seed, "traffic")))
+    known = tuple(int(i) for i in np.flatnonzero(table.present[:, frame]))
+    if ego is not None:
+        simulation.add(ego)
+    else:
+        # The ego's draw is consumed all the same: agents choose the same routes with and without it.
+        simulation.rng.integers(2**63)
+    first = len(simulation.specs)
+    for i in known:
+        simulation.add(_agent_spec(scene, i, table, frame, fps))
+    entrances = _Entrances(scene, seed, _target_count(scene))
+    states, ego_poses = [], []
+    for k, now in enumerate(timestamps_us):
+        if k:
+            outside = ego_at(ego_path, timestamps_us, k - 1) if ego_path is not None else None
+            simulation.step(float(now - timestamps_us[k - 1]) * 1e-6, outside)
+        xy, yaw, _, present = simulation.state()
+        here = ego_boxes(ego_path[k : k + 1])[0][0] if ego_path is not None else xy[0]
+        for slot in np.flatnonzero(present & (np.linalg.norm(xy - here, axis=1) > VISIBLE_M)):
+            simulation.remove(int(slot))
+            present[slot] = False
+        states.append((xy[first:], yaw[first:], present[first:]))
+        ego_poses.append((*xy[0], yaw[0]) if ego is not None else (0.0, 0.0, 0.0))
+        if graph is not None and k and k % max(int(round(fps)), 1) == 0:
+            entrances.admit(simulation, here, xy, present, first)
+    path = ego_path if ego_path is not None else _blended(np.array(ego_poses), state.pose, timestamps_us)
+    return _collect(states, known, tuple(simulation.specs[first:]), path, notes)
+
+
+def _collect(
+    states: list[tuple[Array, Array, NDArray[np.bool_]]], known: tuple[int, ...], specs: tuple[AgentSpec, ...], path: Array,
+    notes: tuple[str, ...],
+) -> Continued:  # fmt: skip
+    agents, frames = len(specs), len(states)
+    xy, yaw, present = np.zeros((agents, frames, 2)), np.zeros((agents, frames)), np.zeros((agents, frames), dtype=bool)
+    for k, (p, h, there) in enumerate(states):
+        xy[: len(p), k], yaw[: len(p), k], present[: len(p), k] = p, h, there
+    return Continued(known=known, specs=specs, xy_m=xy, yaw_rad=yaw, present=present, ego_to_global=path, notes=notes)
+
+
+def _ego_agent(scene: Scene, state: EgoState) -> AgentSpec | None:
+    """The ego as a vehicle in traffic, or None where no lane is near."""
+    graph = scene.map.lane_graph
+    centre, yaw = (v[0] for v in ego_boxes(state.pose[None]))
+    if graph is None or graph.nearest(*centre, float(yaw)) is None:
+        return None
+    desired = state.desired_mps if state.desired_mps > 1.0 else START_AGAIN_MPS
+    return AgentSpec(
+        token="ego", category="vehicle.car", detection_class="car", size_wlh_m=EGO_SIZE_WLH_M, x_m=float(centre[0]),
+        y_m=float(centre[1]), yaw_rad=float(yaw), speed_mps=state.speed_mps, behaviour="lane",
+        desired_speed_mps=max(desired, state.speed_mps * 0.9), stops_at_end=True,
+    )  # fmt: skip
+
+
+def _blended(ego_xyyaw: Array, pose: Array, timestamps_us: NDArray[np.int64]) -> Array:
+    """Ego poses [K, 4, 4] that start exactly at ``pose``; what the lane match got wrong fades over 2 s."""
+    poses = rear_axle_poses(ego_xyyaw[:, :2], ego_xyyaw[:, 2])
+    u = np.clip((timestamps_us - timestamps_us[0]) * 1e-6 / BLEND_S, 0.0, 1.0)
+    fade = 1 - u**3 * (10 - 15 * u + 6 * u**2)
+    x = poses[:, 0, 3] + fade * (pose[0, 3] - poses[0, 0, 3])
+    y = poses[:, 1, 3] + fade * (pose[1, 3] - poses[0, 1, 3])
+    error = float(wrap_angle(yaw_from_rotation(pose) - ego_xyyaw[0, 2]))
+    return _with_attitude(pose, x, y, ego_xyyaw[:, 2] + fade * error)
+
+
+def _with_attitude(pose: Array, x_m: Array, y_m: Array, yaw_rad: Array) -> Array:
+    """Planar poses with the height, roll and pitch of ``pose``."""
+    out = np.repeat(pose[None], len(x_m), axis=0)
+    out[:, 0, 3], out[:, 1, 3] = x_m, y_m
+    out[:, :3, :3] = rotation_from_yaw(yaw_rad - yaw_from_rotation(pose)) @ pose[:3, :3]
+    return out
+
+
+def _agent_spec(scene: Scene, index: int, table: BoxTable, frame: int, fps: float) -> AgentSpec:
+    """How a logged agent goes on."""
+    agent = scene.agents[index]
+    speed = _speed(table, index, frame, fps)
+    behaviour, desired = _behaviour(scene, agent, table, index, frame, speed)
+    x, y = table.centers_m[index, frame, :2]
+    w, length, h = (float(v) for v in agent.size_wlh_m)
+    return AgentSpec(
+        token=agent.instance_token, category=agent.category, detection_class=agent.detection_class, size_wlh_m=(w, length, h),
+        x_m=float(x), y_m=float(y), yaw_rad=float(table.yaws_rad[index, frame]), speed_mps=speed if behaviour != "static" else 0.0,
+        behaviour=behaviour, desired_speed_mps=desired,
+    )  # fmt: skip
+
+
+def _behaviour(
+    scene: Scene, agent: AgentTrack, table: BoxTable, index: int, frame: int, speed_mps: float
+) -> tuple[Behaviour, float]:
+    """Parked and standing things stay; a vehicle that merely stopped in a lane (at a light) drives on."""
+    group = agent.category.split(".")[0]
+    graph = scene.map.lane_graph
+    if group in ("human", "animal"):
+        return ("pedestrian", max(speed_mps, 0.8)) if speed_mps > STANDING_MPS else ("static", 0.0)
+    if group != "vehicle":
+        return "static", 0.0
+    (x, y), yaw = table.centers_m[index, frame, :2], float(table.yaws_rad[index, frame])
+    point = graph.nearest(float(x), float(y), yaw) if graph is not None else None
+    attribute = table.attributes[index][frame]
+    moved = agent.centers_m[-1] - agent.centers_m[0]
+    waits = attribute == "vehicle.stopped" and bool(np.linalg.norm(moved[:2]) > 2.0)
+    if speed_mps <= STANDING_MPS and not (waits and point is not None and abs(point.lateral_m) < 1.2):
+        return "static", 0.0
+    desired = max(speed_mps, 4.0 if agent.category == "vehicle.bicycle" else 7.0)
+    return ("lane", desired) if point is not None else ("free", max(speed_mps, 0.5))
+
+
+def _speed(table: BoxTable, index: int, frame: int, fps: float) -> float:
+    """Speed along the heading over up to the last half second of the table."""
+    back = frame
+    while back > 0 and frame - back < fps / 2 and table.present[index, back - 1]:
+        back -= 1
+    if back == frame:
+        return 0.0
+    moved = table.centers_m[index, frame, :2] - table.centers_m[index, back, :2]
+    yaw = table.yaws_rad[index, frame]
+    return max(float(moved @ np.array([np.cos(yaw), np.sin(yaw)])) * fps / (frame - back), 0.0)
+
+
+def _target_count(scene: Scene) -> int:
+    """Median number of moving vehicles within sight at the key frames of the log."""
+    counts = []
+    for key in scene.key_timestamps_us:
+        count = 0
+        for agent in scene.agents:
+            k = np.searchsorted(agent.timestamps_us, key)
+            if agent.category.startswith("vehicle.") and k < len(agent.timestamps_us) and agent.timestamps_us[k] == key:
+                count += bool(np.linalg.norm(np.nan_to_num(agent.velocities_mps[k])) > 0.5)
+        counts.append(count)
+    return int(np.median(counts)) if counts else 0
+
+
+class _Entrances:
+    """Vehicles that enter at the edge of sight, so that the streets do not empty."""
+
+    def __init__(self, scene: Scene, seed: int, target: int) -> None:
+        self.scene, self.seed, self.target, self.admitted = scene, seed, target, 0
+        self.rng = np.random.default_rng(_entropy(scene, seed, "entrances"))
+        graph = scene.map.lane_graph
+        lanes = [] if graph is None else [lane for lane in graph.lanes.values() if not lane.is_connector and lane.length_m > 8.0]
+        self.places = [(lane, float(s)) for lane in lanes for s in np.arange(4.0, lane.length_m - 4.0, 4.0)]
+        self.poses = np.array([lane.pose_at(s) for lane, s in self.places]).reshape(-1, 3)
+
+    def admit(self, simulation: Simulation, ego_xy: Array, xy: Array, present: NDArray[np.bool_], first: int) -> None:
+        """One vehicle, if there are fewer than in the log and a free place is near the edge of sight."""
+        behaviours = [spec.behaviour for spec in simulation.specs]
+        moving = sum(1 for k in range(first, len(present)) if present[k] and behaviours[k] in ("lane", "free"))
+        if moving >= self.target or len(self.places) == 0:
+            return
+        away = np.linalg.norm(self.poses[:, :2] - ego_xy, axis=1)
+        candidates = np.flatnonzero((away > ENTRY_M[0]) & (away < ENTRY_M[1]))
+        if present.any() and len(candidates):
+            near = np.linalg.norm(self.poses[candidates, None, :2] - xy[present][None], axis=-1).min(axis=1)
+            candidates = candidates[near > 18.0]
+        if len(candidates) == 0:
+            return
+        lane, s = self.places[int(self.rng.choice(candidates))]
+        name = str(self.rng.choice(list(MOVING_SHARES), p=np.array(list(MOVING_SHARES.values())) / sum(MOVING_SHARES.values())))
+        token = hashlib.sha256(f"{self.scene.token}/{self.seed}/{self.admitted}".encode()).hexdigest()[:32]
+        assert self.scene.map.lane_graph is not None
+        simulation.add(vehicle_on_lane(self.scene.map.lane_graph, lane, s, KINDS[name], token, self.rng))
+        self.admitted += 1
+
+
+def _entropy(scene: Scene, seed: int, purpose: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{scene.token}/{seed}/{purpose}".encode()).digest()[:8], "big")

@@ -1,0 +1,1 @@
+"""Logged scenes in nuScenes format, real or from the proving ground."""

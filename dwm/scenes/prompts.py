@@ -1,0 +1,83 @@
+"""Text conditioning by template (MiLA, appendix): one sentence from the log's metadata, and a vocabulary that covers it."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dwm.errors import InputError
+from dwm.scenes.types import CAMERAS, Scene
+
+TEMPLATE = "This is a driving scene video captured by camera in {sensor} of a car at {location} during {season} {daytime}."
+RIG = "six surround cameras"
+# Local time of the nuScenes cities; Boston's logs are all from summer and autumn (daylight-saving time).
+UTC_OFFSET_H = {"boston-seaport": -4, "singapore-onenorth": 8, "singapore-hollandvillage": 8, "singapore-queenstown": 8}
+SEASONS = ("winter", "spring", "summer", "autumn")
+DAYTIMES = ("morning", "afternoon", "dusk", "night")
+WEATHERS = ("rain", "fog", "snow")
+PROMPT_TOKENS = 32
+_TEMPLATE_WORDS = "this is a driving scene video captured by camera in of car at during weather"
+_SENSOR_WORDS = "six surround cameras front back left right"
+VOCABULARY = ("<pad>", "<unk>", *_TEMPLATE_WORDS.split(), *_SENSOR_WORDS.split(), *UTC_OFFSET_H, *SEASONS, *DAYTIMES, *WEATHERS)
+_INDEX = {word: i for i, word in enumerate(VOCABULARY)}
+_WEATHER_PATTERNS = {
+    "rain": r"(?<!after )(?<!no )\b(?:rain|rainy|raining)\b",
+    "fog": r"(?<!no )\b(?:fog|foggy)\b",
+    "snow": r"(?<!no )\b(?:snow|snowy|snowing)\b",
+}
+
+
+def scene_prompt(scene: Scene) -> str:
+    """The prompt of the whole rig."""
+    return _fill(scene, RIG)
+
+
+def camera_prompt(scene: Scene, channel: str) -> str:
+    """The prompt of one camera, e.g. '... by camera in front right of a car ...'."""
+    if channel not in CAMERAS:
+        raise InputError(scene.name, f"no channel '{channel}'", f"channels: {', '.join(CAMERAS)}")
+    return _fill(scene, channel.removeprefix("CAM_").replace("_", " ").lower())
+
+
+def season(date_captured: str) -> str:
+    """The northern season of a date YYYY-MM-DD."""
+    try:
+        month = datetime.strptime(date_captured, "%Y-%m-%d").month
+    except ValueError as error:
+        raise InputError("log.date_captured", f"'{date_captured}' is not a date", "write it as YYYY-MM-DD") from error
+    return SEASONS[month % 12 // 3]
+
+
+def daytime(description: str, location: str, timestamp_us: int) -> str:
+    """What the description says (night, dusk), else the local hour."""
+    for word in ("night", "dusk"):
+        if re.search(rf"\b{word}\b", description.lower()):
+            return word
+    local = datetime.fromtimestamp(timestamp_us / 1e6, UTC) + timedelta(hours=UTC_OFFSET_H.get(location, 0))
+    hour = local.hour + local.minute / 60
+    if 5 <= hour < 12:
+        return "morning"
+    return "afternoon" if 12 <= hour < 18.5 else "dusk" if 18.5 <= hour < 20 else "night"
+
+
+def weather(description: str) -> str | None:
+    """The weather a description mentions, or None for a clear one."""
+    return next((name for name, pattern in _WEATHER_PATTERNS.items() if re.search(pattern, description.lower())), None)
+
+
+def tokenize(prompt: str, length: int = PROMPT_TOKENS) -> NDArray[np.int64]:
+    """Word indices [length] into VOCABULARY: unknown words become <unk>, the end is filled with <pad> or cut."""
+    words = re.findall(r"[^\W_]+(?:-[^\W_]+)*", prompt.lower())[:length]
+    tokens = np.full(length, _INDEX["<pad>"], np.int64)
+    tokens[: len(words)] = [_INDEX.get(word, _INDEX["<unk>"]) for word in words]
+    return tokens
+
+
+def _fill(scene: Scene, sensor: str) -> str:
+    when = daytime(scene.description, scene.location, int(scene.key_timestamps_us[0]))
+    text = TEMPLATE.format(sensor=sensor, location=scene.location, season=season(scene.date_captured), daytime=when)
+    found = weather(scene.description)
+    return f"{text} Weather: {found}." if found else text

@@ -1,0 +1,3 @@
+"""Surface materials of rendered primitives and what light does to them."""
+
+PLAIN, FACADE, GLASS, FOLIAGE, HEADLIGHT, TAILLIGHT, SHADOW, LAMP = range(8)

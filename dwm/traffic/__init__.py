@@ -1,0 +1,1 @@
+"""Traffic on a lane graph: car following, right of way, pedestrians."""

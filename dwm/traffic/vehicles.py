@@ -1,0 +1,261 @@
+"""Vehicles that drive along paths: longitudinally by the intelligent driver model, laterally by a smooth return to the lane."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dwm.traffic import idm
+from dwm.traffic.junctions import Request, Reservations
+from dwm.traffic.obstacles import Blockers, Discs, box_discs, find_blockers
+from dwm.traffic.routes import PATH_POINTS, RoadNetwork, Route, SampledPath, straight_path
+from dwm.traffic.types import AgentSpec
+
+Array = NDArray[np.float64]
+RETURN_RATE_PER_M = 0.17  # lateral errors decay over about 1 / rate metres of road
+JERK_MPS3 = 8.0
+EMERGENCY_JERK_MPS3 = 40.0
+STOP_LINE_M = 1.0
+REBUILD_AT_M = 100.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Driver:
+    """What one vehicle remembers besides the arrays."""
+
+    spec: AgentSpec
+    route: Route | None  # None: drives straight on
+    connectors: list[tuple[str, float, float]]
+    rng: np.random.Generator
+    end_m: float
+    held: list[tuple[str, float]] = field(default_factory=list)  # connector, where along the path it is left
+
+
+class Vehicles:
+    """All moving vehicles. Arrays [A] share the order of ``drivers``; vehicles that left stay as ``active`` False."""
+
+    def __init__(self, network: RoadNetwork | None) -> None:
+        self.network = network
+        self.reservations = Reservations(network.conflicts if network else {})
+        self.drivers: list[Driver] = []
+        self.paths = np.zeros((0, PATH_POINTS, 4))
+        self.size = np.zeros((0, 3))
+        self.active = np.zeros(0, dtype=bool)
+        for name in ("s", "v", "a", "lateral", "slope", "desired", "target", "wander", "phase", "travelled"):
+            setattr(self, name, np.zeros(0))
+
+    s: Array
+    v: Array
+    a: Array
+    lateral: Array
+    slope: Array
+    desired: Array
+    target: Array
+    wander: Array
+    phase: Array
+    travelled: Array
+
+    def add(self, spec: AgentSpec, rng: np.random.Generator) -> None:
+        """A vehicle joins at its pose, on its lane if it has one near."""
+        point = None
+        if spec.behaviour == "lane" and self.network is not None:
+            point = self.network.graph.nearest(spec.x_m, spec.y_m, spec.yaw_rad)
+        if point is None:
+            driver = Driver(spec=spec, route=None, connectors=[], rng=rng, end_m=np.inf)
+            path, lateral, slope, target, wander = straight_path(spec.x_m, spec.y_m, spec.yaw_rad), 0.0, 0.0, 0.0, 0.0
+        else:
+            assert self.network is not None
+            lane = self.network.graph.lanes[point.lane]
+            route = Route(lanes=[point.lane], offset_m=float(np.clip(point.s_m, 0.0, lane.length_m)))
+            self.network.extend(route, PATH_POINTS + 5.0, rng, spec.stops_at_end)
+            path = self.network.sample(route)
+            driver = Driver(spec=spec, route=route, connectors=path.connectors, rng=rng, end_m=path.end_m)
+            lateral, slope = _relative(spec, path)
+            target = _lane_position(spec, lane.width_m)
+            wander = max(0.0, min(0.15, (lane.width_m - spec.size_wlh_m[0]) * 0.1))
+        self._append(driver, path, spec, lateral, slope, target, wander)
+        self._hold_current(len(self.drivers) - 1)
+
+    def _append(
+        self, driver: Driver, path: SampledPath, spec: AgentSpec, lateral: float, slope: float, target: float, wander: float
+    ) -> None:
+        self.drivers.append(driver)
+        self.paths = np.concatenate([self.paths, path.points[None]])
+        self.size = np.concatenate([self.size, np.array([spec.size_wlh_m], dtype=np.float64)])
+        self.active = np.append(self.active, True)
+        # The wander starts at zero so that the pose given is the pose kept.
+        values = dict(
+            s=0.0, v=max(spec.speed_mps, 0.0), a=0.0, lateral=lateral, slope=slope, desired=spec.desired_speed_mps, target=target,
+            wander=wander, phase=driver.rng.choice([0.0, np.pi]), travelled=0.0,
+        )  # fmt: skip
+        for name, value in values.items():
+            setattr(self, name, np.append(getattr(self, name), value))
+
+    def _hold_current(self, index: int) -> None:
+        """A vehicle that starts inside a junction, or with its rear in it, keeps its place."""
+        driver = self.drivers[index]
+        for token, start, end in driver.connectors:
+            if start - self.size[index, 1] / 2 <= self.s[index] <= end:
+                self._enter(index, token, end)
+
+    def _enter(self, index: int, token: str, end_m: float) -> None:
+        self.reservations.hold(index, token)
+        self.drivers[index].held.append((token, end_m))
+
+    def poses(self) -> tuple[Array, Array]:
+        """Positions [A, 2] and headings [A]."""
+        whole = np.clip(self.s.astype(np.int64), 0, PATH_POINTS - 2)
+        rows = np.arange(len(self.s))
+        before, after = self.paths[rows, whole, :3], self.paths[rows, whole + 1, :3]
+        x, y, yaw = (before + (self.s - whole)[:, None] * np.nan_to_num(after - before)).T
+        xy = np.stack([x - self.lateral * np.sin(yaw), y + self.lateral * np.cos(yaw)], axis=-1)
+        return xy, yaw + np.arctan(self.slope)
+
+    def discs(self) -> Discs:
+        """The vehicles as obstacles to each other."""
+        xy, yaw = self.poses()
+        keep = np.flatnonzero(self.active)
+        return box_discs(xy[keep], yaw[keep], self.size[keep], self.v[keep], 0.25, keep)
+
+    def step(self, dt_s: float, discs: Discs, taken: set[str]) -> None:
+        """Move by one step among the obstacles ``discs``; ``taken`` are connectors used by an external vehicle."""
+        if not self.active.any():
+            return
+        blockers = find_blockers(self.paths, self.s, self.lateral, self.size[:, 0], self.size[:, 1], discs)
+        wanted = self._wanted_acceleration(blockers, self._stop_gaps(blockers, taken))
+        self._move(dt_s, wanted)
+        self._housekeeping()
+
+    def _wanted_acceleration(self, blockers: Blockers, stop_gap_m: Array) -> Array:
+        rows = np.arange(len(self.s))
+        limit = self.paths[rows, np.clip(self.s.astype(np.int64) + 1, 0, PATH_POINTS - 1), 3]
+        strongest = idm.interaction(self.v, 0.0, stop_gap_m)
+        if len(blockers.vehicle):
+            pull = idm.interaction(self.v[blockers.vehicle], blockers.speed_mps, blockers.gap_m)
+            np.minimum.at(strongest, blockers.vehicle, pull)
+        wanted = idm.free_acceleration(self.v, np.minimum(self.desired, limit)) + strongest
+        return np.maximum(wanted, -idm.IDM.hardest_braking_mps2)
+
+    def _move(self, dt_s: float, wanted: Array) -> None:
+        jerk = np.where(wanted < -4.0, EMERGENCY_JERK_MPS3, JERK_MPS3) * dt_s
+        self.a = np.clip(wanted, self.a - jerk, self.a + jerk)
+        speed = np.maximum(self.v + self.a * dt_s, 0.0)
+        distance = np.where(self.active, (self.v + speed) / 2 * dt_s, 0.0)
+        self.a = np.where(speed <= 0.0, np.maximum(self.a, 0.0), self.a)
+        self.v = np.where(self.active, speed, 0.0)
+        self.s, self.travelled = self.s + distance, self.travelled + distance
+        goal = self.target + self.wander * np.sin(self.travelled / 12.0 + self.phase)
+        # Critically damped in distance, not in time: a standing vehicle does not slide.
+        bend = -(RETURN_RATE_PER_M**2) * (self.lateral - goal) - 2 * RETURN_RATE_PER_M * self.slope
+        self.slope = self.slope + bend * distance
+        self.lateral = self.lateral + self.slope * distance
+
+    def _stop_gaps(self, blockers: Blockers, taken: set[str]) -> Array:
+        """Gap [A] to the line where each vehicle must stop: at a junction it may not enter yet, or at the end of the road."""
+        gaps = np.full(len(self.s), np.inf)
+        asked = {int(i): self._next_entry(int(i)) for i in np.flatnonzero(self.active)}
+        entries: dict[int, tuple[str, float, float]] = {}
+        requests: list[Request] = []
+        for i in np.flatnonzero(self.active):
+            driver, half = self.drivers[i], self.size[i, 1] / 2
+            if driver.spec.stops_at_end:
+                gaps[i] = driver.end_m - self.s[i] - half
+            entry = asked[int(i)]
+            if entry is None:
+                continue
+            distance = entry[1] - self.s[i] - half
+            if distance < self.v[i] ** 2 / 3.0 + 8.0:
+                entries[int(i)] = (entry[0], entry[2], distance)
+                if self._queues(int(i), entry[1], blockers, asked):
+                    continue
+                hurried = self.v[i] ** 2 / (2 * max(distance, 0.1)) > 5.0
+                requests.append(
+                    Request(
+                        vehicle=int(i), connector=entry[0], must_go=bool(hurried), exit_free=self._exit_free(int(i), entry, blockers)
+                    )
+                )
+        granted = self.reservations.decide(requests, taken)
+        for i, (token, end, distance) in entries.items():
+            if i in granted:
+                self.drivers[i].held.append((token, end))
+            else:
+                gaps[i] = min(gaps[i], distance + STOP_LINE_M)
+        return gaps
+
+    def _next_entry(self, index: int) -> tuple[str, float, float] | None:
+        driver = self.drivers[index]
+        held = {token for token, _ in driver.held}
+        for token, start, end in driver.connectors:
+            if start > self.s[index] - 0.5 and token not in held and self.reservations.conflicts.get(token):
+                return token, start, end
+        return None
+
+    def _queues(
+        self, index: int, start_m: float, blockers: Blockers, asked: dict[int, tuple[str, float, float] | None]
+    ) -> bool:
+        """Whether someone ahead in the same lane still waits for the junction: who cannot enter must not reserve."""
+        ahead = blockers.owner[(blockers.vehicle == index) & (blockers.along_m + self.s[index] < start_m - 1.0)]
+        return any(
+            j >= 0 and (entry := asked.get(int(j))) is not None and entry[1] - self.s[j] < start_m - self.s[index] for j in set(ahead)
+        )
+
+    def _exit_free(self, index: int, entry: tuple[str, float, float], blockers: Blockers) -> bool:
+        """Whether no one stands where this vehicle would have to wait behind the junction."""
+        _, start, end = entry
+        mine = blockers.vehicle == index
+        along = self.s[index] + blockers.along_m[mine]
+        stands = (blockers.speed_mps[mine] < 1.0) & (along > start) & (along < end + self.size[index, 1] + 3.0)
+        return not bool(stands.any())
+
+    def _housekeeping(self) -> None:
+        for i in np.flatnonzero(self.active):
+            driver = self.drivers[i]
+            for token, end in [h for h in driver.held if self.s[i] - self.size[i, 1] / 2 > h[1]]:
+                self.reservations.release(int(i), token)
+                driver.held.remove((token, end))
+            if self.s[i] >= driver.end_m - 0.1 and not driver.spec.stops_at_end:
+                self.remove(int(i))
+            elif self.s[i] > REBUILD_AT_M:
+                self._rebuild(int(i))
+
+    def remove(self, index: int) -> None:
+        """The vehicle leaves the simulation; its index stays."""
+        self.active[index] = False
+        self.reservations.forget(index)
+
+    def _rebuild(self, index: int) -> None:
+        """Start the path anew by whole metres, so that the samples ahead stay the same points."""
+        driver, moved = self.drivers[index], float(int(self.s[index]))
+        if driver.route is None or self.network is None:
+            x, y, yaw = self.paths[index, int(moved), :3]
+            path = straight_path(x, y, yaw)
+        else:
+            route, lanes = driver.route, self.network.graph.lanes
+            route.offset_m += moved
+            while route.offset_m >= lanes[route.lanes[0]].length_m and len(route.lanes) > 1:
+                route.offset_m -= lanes[route.lanes.pop(0)].length_m
+            self.network.extend(route, PATH_POINTS + 5.0, driver.rng, driver.spec.stops_at_end)
+            path = self.network.sample(route)
+        driver.connectors, driver.end_m = path.connectors, path.end_m
+        driver.held = [(token, end - moved) for token, end in driver.held]
+        self.paths[index] = path.points
+        turns = np.round((self.paths[index, 0, 2] - path.points[0, 2]) / (2 * np.pi))
+        self.paths[index, :, 2] += turns * 2 * np.pi
+        self.s[index] -= moved
+
+
+def _relative(spec: AgentSpec, path: SampledPath) -> tuple[float, float]:
+    """Lateral offset [m] and slope of a pose relative to the start of a path."""
+    x, y, yaw = path.points[0, :3]
+    error = float(np.clip((spec.yaw_rad - yaw + np.pi) % (2 * np.pi) - np.pi, -1.2, 1.2))
+    lateral = -(spec.x_m - x) * np.sin(yaw) + (spec.y_m - y) * np.cos(yaw)
+    return float(lateral), float(np.tan(error))
+
+
+def _lane_position(spec: AgentSpec, lane_width_m: float) -> float:
+    """Two-wheelers keep right in their lane; everyone else drives in the middle."""
+    if spec.category == "vehicle.bicycle":
+        return -(lane_width_m / 2 - 0.7)
+    return -0.4 if spec.category == "vehicle.motorcycle" else 0.0

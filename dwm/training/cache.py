@@ -1,0 +1,185 @@
+"""From true videos to what training reads: rendered drives on disk, then windows of latents with their conditions.
+
+Two steps, each resumable file by file: ``render_drives`` (pixels, for the codec and everything after) and
+``encode_clips`` (latents and memory, once a codec exists). A clip's memory comes from the codec's own reconstruction
+of its last condition frame, which is what a roll-out carries along.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dwm.codec.interface import Codec
+from dwm.conditioning.build import ScenarioConditioner, camera_features, images_to_tensor
+from dwm.errors import InputError
+from dwm.scenes.prompts import tokenize
+from dwm.training.clips import TrainingClip
+from dwm.training.sequences import FIRST_HELD_OUT_TOWN, Town, drive, open_town, render_frames
+
+WINDOW_FRAMES = 8
+_FPS = 12
+_WARMUP_FRAMES = 12  # traffic settles before anything is filmed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrivesConfig:
+    """Which drives to render."""
+
+    out: str = "out/training/drives"
+    device: str = "auto"
+    first_town: int = 0  # town seeds first_town .. first_town + towns - 1
+    towns: int = 12
+    drives_per_town: int = 6
+    frames_12hz: int = 24  # consecutive frames of each drive
+    low_fps: tuple[int, ...] = (2, 1)  # and one window at each of these rates [Hz]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipsConfig:
+    """How drives become training clips."""
+
+    drives: str = "out/training/drives"
+    out: str = "out/training/clips"
+    codec_weights: str = "weights/proving_ground_codec.safetensors"
+    device: str = "auto"
+    window_step: int = 4  # frames between the starts of consecutive 12 Hz windows
+
+
+def render_drives(config: DrivesConfig, progress: bool = True) -> Path:
+    """Render every drive that is not there yet; returns the folder."""
+    if config.first_town + config.towns > FIRST_HELD_OUT_TOWN:
+        raise InputError("towns", f"seeds reach {FIRST_HELD_OUT_TOWN}, which is held out", "use fewer towns or a lower first_town")
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    device = _device(config.device)
+    town: Town | None = None
+    todo = [(t, d) for t in range(config.first_town, config.first_town + config.towns) for d in range(config.drives_per_town)]
+    for town_seed, drive_seed in tqdm(todo, desc="rendering drives", disable=None if progress else True):
+        target = out / f"drive-{town_seed:04d}-{drive_seed:04d}.npy"
+        if target.exists():
+            continue
+        if town is None or town.city.seed != town_seed:
+            town = open_town(town_seed, device)
+        scenario, weather = drive(town, drive_seed)
+        runs = _runs(len(scenario.timestamps_us), config, np.random.default_rng((town_seed, drive_seed, 1)))
+        frames = np.array(sorted({f for _, run in runs for f in run}))
+        images = render_frames(town, scenario, weather, frames)
+        record = {"town": town_seed, "drive": drive_seed, "weather": weather, "frames": frames.tolist(), "runs": runs}
+        _write(target.with_suffix(".json"), json.dumps(record).encode())
+        temporary = target.with_suffix(".part")
+        with temporary.open("wb") as file:
+            np.save(file, images.reshape(-1, *images.shape[2:]))  # views of a frame are neighbours
+        os.replace(temporary, target)
+    return out
+
+
+def _runs(n_frames: int, config: DrivesConfig, rng: np.random.Generator) -> list[tuple[int, list[int]]]:
+    """(fps, frame indices) of the stretches to film."""
+    start = int(rng.integers(_WARMUP_FRAMES, n_frames - config.frames_12hz))
+    runs = [(_FPS, list(range(start, start + config.frames_12hz)))]
+    for fps in config.low_fps:
+        stride = _FPS // fps
+        start = int(rng.integers(_WARMUP_FRAMES, n_frames - stride * (WINDOW_FRAMES - 1)))
+        runs.append((fps, list(range(start, start + stride * WINDOW_FRAMES, stride))))
+    return runs
+
+
+def encode_clips(config: ClipsConfig, codec: Codec, progress: bool = True) -> Path:
+    """Cut every rendered drive into windows and encode them; returns the folder."""
+    drives, out = Path(config.drives), Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    records = sorted(drives.glob("drive-*.npy"))
+    if not records:
+        raise InputError(drives, "no rendered drives", "run the training target 'drives' first")
+    town: Town | None = None
+    for path in tqdm(records, desc="encoding clips", disable=None if progress else True):
+        record = json.loads(path.with_suffix(".json").read_text())
+        windows = [(fps, run[i : i + WINDOW_FRAMES]) for fps, run in record["runs"] for i in _starts(len(run), config.window_step)]
+        names = [out / f"{path.stem.replace('drive', 'clip')}-{i:02d}.pt" for i in range(len(windows))]
+        if all(name.exists() for name in names):
+            continue
+        if town is None or town.city.seed != record["town"]:
+            town = open_town(record["town"], "cpu")
+        scenario, _ = drive(town, record["drive"])
+        conditioner = ScenarioConditioner(scenario, _device(config.device))
+        images = np.load(path, mmap_mode="r")
+        images = images.reshape(len(record["frames"]), -1, *images.shape[1:])
+        position = {f: i for i, f in enumerate(record["frames"])}
+        for name, (fps, frames) in zip(names, windows, strict=True):
+            if not name.exists():
+                given = 1 + int(name.stem[-1]) % 2
+                clip = _encode(conditioner, codec, np.stack([images[position[f]] for f in frames]), frames, fps, given)
+                temporary = name.with_suffix(".part")
+                torch.save(clip, temporary)
+                os.replace(temporary, name)
+    return out
+
+
+def _starts(length: int, step: int) -> range:
+    return range(0, length - WINDOW_FRAMES + 1, step)
+
+
+@torch.inference_mode()
+def _encode(
+    conditioner: ScenarioConditioner, codec: Codec, images: np.ndarray, frames: list[int], fps: int, given: int
+) -> dict[str, Tensor | float | int]:
+    video = images_to_tensor(images, conditioner.device)  # [T, V, 3, H, W]
+    latents = torch.stack([codec.encode(frame) for frame in video])
+    source = given - 1
+    condition = conditioner.window(frames, fps=fps, codec=codec, source=frames[source], source_images_VCHW=codec.decode(latents[source]))
+    assert condition.layout_BTVCHW is not None and condition.memory_BTVCHW is not None and condition.memory_valid_BTV1HW is not None
+    return {
+        "latents": latents.half().cpu(),
+        "memory": condition.memory_BTVCHW[0].half().cpu(),
+        "memory_valid": (condition.memory_valid_BTV1HW[0] * 255).round().to(torch.uint8).cpu(),
+        "layout": condition.layout_BTVCHW[0].half().cpu(),
+        "waypoints": condition.waypoints_BTK[0].cpu(),
+        "times": condition.times_BT[0].cpu(),
+        "fps": float(fps),
+        "given": given,
+        "text": torch.from_numpy(tokenize(conditioner.scenario.prompt)),
+        "cameras": camera_features(conditioner.cameras),
+    }
+
+
+class ClipCache:
+    """Encoded clips in a folder. New files appear after ``refresh``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.refresh()
+        if not self._paths:
+            raise InputError(folder, "no encoded clips", "run the training target 'clips' first")
+
+    def refresh(self) -> None:
+        self._paths = sorted(self.folder.glob("clip-*.pt"))
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def get(self, index: int, generator: np.random.Generator) -> TrainingClip:
+        raw = torch.load(self._paths[index], weights_only=True)
+        return TrainingClip(
+            latents_TVCHW=raw["latents"], memory_TVCHW=raw["memory"], memory_valid_TV1HW=raw["memory_valid"],
+            layout_TVCHW=raw["layout"], waypoints_TK=raw["waypoints"], cameras_VK=raw["cameras"], times_T=raw["times"],
+            fps=raw["fps"], text_L=raw["text"], given=raw["given"],
+        )  # fmt: skip
+
+
+
+def _device(name: str) -> torch.device:
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_suffix(path.suffix + ".part")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)

@@ -1,0 +1,71 @@
+"""What the world model learns from: clips of cached latents with everything the model is told about them.
+
+Shapes: B batch, T frames, V views, C channels, h w latent pixels, K a vector, L text tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingClip:
+    """One window of a video. Meanings and units of the vectors: ``dwm.models.conditioning``."""
+
+    latents_TVCHW: Tensor  # float16 or float32
+    memory_TVCHW: Tensor  # float16 or float32
+    memory_valid_TV1HW: Tensor  # share in [0, 1] as float, or uint8 of 0-255
+    layout_TVCHW: Tensor  # [0, 1] as float, or uint8 of 0-255
+    waypoints_TK: Tensor
+    cameras_VK: Tensor
+    times_T: Tensor  # seconds since the first frame
+    fps: float
+    text_L: Tensor  # int64
+    given: int  # leading frames that are given, the last of which the memory was taken from
+
+
+class ClipSource(Protocol):
+    """Where clips come from (e.g. ``dwm.training.cache.ClipCache``)."""
+
+    def __len__(self) -> int: ...
+
+    def get(self, index: int, generator: np.random.Generator) -> TrainingClip:
+        """Clip ``index``; a source may draw the window or the frame rate from the generator."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipBatch:
+    """Clips stacked, as float32 (text int64)."""
+
+    latents_BTVCHW: Tensor
+    memory_BTVCHW: Tensor
+    memory_valid_BTV1HW: Tensor
+    layout_BTVCHW: Tensor
+    waypoints_BTK: Tensor
+    cameras_BVK: Tensor
+    times_BT: Tensor
+    fps_B: Tensor
+    text_BL: Tensor
+    given_B: Tensor
+
+    def to(self, device: torch.device) -> ClipBatch:
+        """Move to the device in the stored types, then widen to float32 there."""
+        return ClipBatch(**{f.name: _widen(getattr(self, f.name).to(device, non_blocking=True)) for f in fields(self)})
+
+
+def collate(clips: list[TrainingClip]) -> ClipBatch:
+    """Stack clips of equal shapes; types stay as stored until ``ClipBatch.to``."""
+    names = dict(zip((f.name for f in fields(ClipBatch)), (f.name for f in fields(TrainingClip)), strict=True))
+    return ClipBatch(**{many: torch.stack([torch.as_tensor(getattr(c, one)) for c in clips]) for many, one in names.items()})
+
+
+def _widen(tensor: Tensor) -> Tensor:
+    if tensor.dtype == torch.uint8:
+        return tensor.float() / 255
+    return tensor.float() if tensor.is_floating_point() else tensor

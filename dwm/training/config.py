@@ -1,0 +1,80 @@
+"""Settings of a training run; ``conf/train/*.yaml`` is merged over them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dwm.codec.autoencoder import CodecConfig
+from dwm.flow.rectified import NoiseConfig
+from dwm.flow.schedule import ScheduleConfig
+from dwm.models.dit import DiTConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopConfig:
+    """The optimiser, its schedule, and how often things are written."""
+
+    out: str = "out/training"  # folder of checkpoints, logs and weights; the same folder resumes
+    device: str = "auto"  # "auto" is cuda where there is one, else cpu
+    seed: int = 0
+    steps: int = 10_000  # optimiser steps in all, over all resumptions
+    max_minutes: float = 0.0  # training time in all, over all resumptions; 0 is no limit
+    batch_size: int = 1  # samples of one forward pass
+    accumulate: int = 1  # forward passes per optimiser step
+    learning_rate: float = 3e-4
+    warmup_steps: int = 200
+    decay_fraction: float = 0.2  # the last part of the steps (or of the time) in which the rate falls to a tenth
+    weight_decay: float = 0.01
+    gradient_clip: float = 1.0  # largest gradient norm
+    ema_decay: float = 0.999  # of the averaged weights, which are the ones exported
+    compile: bool = False  # torch.compile; worth it on a GPU
+    loader_threads: int = 1  # batches prepared ahead, one per thread
+    log_every: int = 20  # optimiser steps
+    checkpoint_every: int = 500  # optimiser steps
+    sample_every: int = 1_000  # optimiser steps between evaluations with an image strip; 0 is never
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodecTraining:
+    """How the codec learns."""
+
+    model: CodecConfig = field(default_factory=CodecConfig)
+    gradient_weight: float = 0.5  # weight of the squared error of image gradients, next to the mean absolute error
+    latent_noise: float = 0.05  # standard deviation of noise on training latents, so that near latents decode alike
+    latent_penalty: float = 1e-4  # weight of the mean squared latent, so that the noise cannot be outgrown
+    crop_height_px: int = 0  # train on crops of this size, faster; 0 is the whole image
+    crop_width_px: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorldTraining:
+    """How the world model learns."""
+
+    model: DiTConfig = field(default_factory=DiTConfig)
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    anchor_share: float = 0.25  # clips whose last frame is given too
+    dirty_condition_share: float = 0.3  # clips whose given frames carry a little noise, like the model's own outputs
+    dirty_condition_level: float = 0.85  # least level of those frames
+    progressive_share: float = 0.15  # clips with earlier frames cleaner
+    independent_share: float = 0.15  # clips with one level per frame
+    drop_text: float = 0.15  # shares of clips that are not told ...
+    drop_waypoints: float = 0.15
+    drop_layout: float = 0.2
+    drop_memory: float = 0.2
+    held_out: int = 8  # the source's last clips, never trained on
+    sample_steps: int = 4  # sampling steps of the image strips
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)  # of the image strips
+    codec_weights: str = ""  # codec that turns samples into images; empty writes no strips
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """One training run."""
+
+    target: str = "world_model"  # "codec" or "world_model"
+    data: str = "data"  # folder: images as .npy for the codec, a clip cache for the world model
+    initial_weights: str = ""  # safetensors to start from
+    trained_on: str = ""  # what the data is, in words; stored with the weights
+    codec: CodecTraining = field(default_factory=CodecTraining)
+    world: WorldTraining = field(default_factory=WorldTraining)
+    loop: LoopConfig = field(default_factory=LoopConfig)

@@ -1,0 +1,181 @@
+"""Training the world model on cached clips.
+
+Shapes: B batch, T frames, V views, C channels, h w latent pixels.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dwm.errors import InputError
+from dwm.flow.rectified import flow_loss, interpolate, sample_training_noise_levels
+from dwm.flow.sampler import denoise
+from dwm.models.conditioning import DenoiseCondition
+from dwm.models.dit import MultiViewDiT
+from dwm.models.weights import fit_tensors, load_model, load_tensors
+from dwm.training.clips import ClipBatch, ClipSource, collate
+from dwm.training.codec_trainer import psnr_db, to_pixels
+from dwm.training.config import TrainConfig, WorldTraining
+
+STRIP_VIEWS = (0, 4)  # cameras shown in image strips: front and back left
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draw:
+    """What chance decides about a batch, all on the CPU."""
+
+    levels_BT: Tensor  # noise level per frame, 1 where it is given clean
+    has_text_B: Tensor
+    has_waypoints_B: Tensor
+    has_layout_B: Tensor
+    has_memory_B: Tensor
+
+
+def draw(generator: torch.Generator, given_B: Tensor, frames: int, config: WorldTraining) -> Draw:
+    """How noisy each frame is and what the model is not told; ``given_B`` leading frames of each clip are given."""
+    batch = len(given_B)
+    levels = torch.stack([_draw_levels(generator, given, frames, config) for given in given_B.tolist()])
+
+    def told(drop: float) -> Tensor:
+        return torch.rand(batch, generator=generator) >= drop
+
+    return Draw(
+        levels_BT=levels,
+        has_text_B=told(config.drop_text),
+        has_waypoints_B=told(config.drop_waypoints),
+        has_layout_B=told(config.drop_layout),
+        has_memory_B=told(config.drop_memory),
+    )
+
+
+def _draw_levels(generator: torch.Generator, leading: int, frames: int, config: WorldTraining) -> Tensor:
+    """Levels [T] of one clip."""
+    anchored, order, dirtied = torch.rand(3, generator=generator).tolist()
+    given = (torch.arange(frames) < leading)[None]
+    given[0, -1] |= anchored < config.anchor_share
+    kind = "shared"
+    if order < config.progressive_share:
+        kind = "progressive"
+    elif order < config.progressive_share + config.independent_share:
+        kind = "independent"
+    levels = sample_training_noise_levels(generator, given, kind=kind, config=config.noise)
+    if dirtied < config.dirty_condition_share:
+        low = config.dirty_condition_level
+        dirty = low + (1 - low) * torch.rand(1, frames, generator=generator)
+        levels = torch.where(given, dirty, levels)
+    return levels[0]
+
+
+def condition_of(batch: ClipBatch, drawn: Draw | None = None) -> DenoiseCondition:
+    """The condition of a batch; inputs that no clip keeps are left out. None keeps everything."""
+    device = batch.latents_BTVCHW.device
+    everything = torch.ones(len(batch.fps_B), dtype=torch.bool)
+    text, path, layout, memory = (
+        (drawn.has_text_B, drawn.has_waypoints_B, drawn.has_layout_B, drawn.has_memory_B) if drawn else [everything] * 4
+    )
+    return DenoiseCondition(
+        waypoints_BTK=batch.waypoints_BTK, cameras_BVK=batch.cameras_BVK, times_BT=batch.times_BT, fps_B=batch.fps_B,
+        text_BL=batch.text_BL, has_text_B=text, has_waypoints_B=path, has_layout_B=layout, has_memory_B=memory,
+        layout_BTVCHW=batch.layout_BTVCHW if layout.any() else None,
+        memory_BTVCHW=batch.memory_BTVCHW if memory.any() else None,
+        memory_valid_BTV1HW=batch.memory_valid_BTV1HW if memory.any() else None,
+    ).to(device)  # fmt: skip
+
+
+class WorldTask:
+    """Trains a ``MultiViewDiT``; see ``dwm.training.loop.Task``."""
+
+    def __init__(self, config: TrainConfig, clips: ClipSource) -> None:
+        self.config, self.clips = config, clips
+        if len(clips) <= config.world.held_out:
+            raise InputError(config.data, f"only {len(clips)} clips", f"give more than the {config.world.held_out} held out")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.loop.seed)
+            self.model: nn.Module = MultiViewDiT(config.world.model)
+        if config.initial_weights:
+            path = Path(config.initial_weights)
+            fit_tensors(self.model, load_tensors(path)[0], path)
+        self.codec = load_model(Path(config.world.codec_weights), "autoencoder")[0] if config.world.codec_weights else None
+
+    @property
+    def fingerprint(self) -> str:
+        return json.dumps({"world": asdict(self.config.world.model), "clips": len(self.clips)}, sort_keys=True)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        return {"trained_on": self.config.trained_on, "clips": str(len(self))}
+
+    def __len__(self) -> int:
+        return len(self.clips) - self.config.world.held_out
+
+    def load(self, indices: list[int], generator: np.random.Generator) -> ClipBatch:
+        return collate([self.clips.get(index, generator) for index in indices])
+
+    def loss(self, model: Any, batch: ClipBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Flow loss of a batch; also the plain squared error of the predicted clean latents."""
+        clean = batch.latents_BTVCHW
+        drawn = draw(generator, batch.given_B, clean.shape[1], self.config.world)
+        noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+        levels = drawn.levels_BT.to(clean.device)
+        predicted = model(interpolate(clean, noise, levels), levels, condition_of(batch, drawn)).float()
+        loss = flow_loss(predicted, clean, levels, self.config.world.noise.weight_cap)
+        return loss, {"clean_error": flow_loss(predicted.detach(), clean, levels, 1.0)}
+
+    def evaluate(self, model: Any, device: torch.device) -> tuple[dict[str, float], NDArray[np.uint8] | None]:
+        """Held-out clips, everything told, first frames given: errors from one step and from sampling, and a strip."""
+        if not self.config.world.held_out:
+            return {}, None
+        generator, chance = torch.Generator().manual_seed(0), np.random.default_rng(0)
+        errors: dict[str, list[float]] = {"one_step": [], "sampled": [], "memory": []}
+        first: tuple[ClipBatch, Tensor] | None = None
+        for index in range(len(self), len(self.clips)):
+            batch = self.load([index], chance).to(device)
+            sampled, figures = self._try(model, batch, generator)
+            first = first or (batch, sampled)
+            for key, value in figures.items():
+                errors[key].append(value)
+        named = {f"held_out_{key}_error": float(np.mean(values)) for key, values in errors.items()}
+        if self.codec is None or first is None:
+            return named, None
+        strip, quality = self._strip(*first)
+        return {**named, **quality}, strip
+
+    def finish(self, model: Any, device: torch.device) -> None:
+        """Nothing is left to do."""
+
+    def _try(self, model: Any, batch: ClipBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        clean, condition = batch.latents_BTVCHW, condition_of(batch)
+        given = torch.arange(clean.shape[1], device=clean.device) < batch.given_B[:, None]
+        noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+        levels = given.float()
+        one_step = model(interpolate(clean, noise, levels), levels, condition)
+        world = self.config.world
+        sampled = denoise(model, noise, clean, given, condition, world.sample_steps, schedule=world.schedule)
+        memory = batch.memory_BTVCHW * batch.memory_valid_BTV1HW
+        candidates = {"one_step": one_step, "sampled": sampled, "memory": memory}
+        return sampled, {key: float((value - clean)[~given].square().mean()) for key, value in candidates.items()}
+
+    def _strip(self, batch: ClipBatch, sampled: Tensor) -> tuple[NDArray[np.uint8], dict[str, float]]:
+        """Per shown view three rows of frames: truth, memory, sample (all through the codec); and their PSNR."""
+        assert self.codec is not None
+        codec = self.codec.to(sampled.device)
+        rows, images, quality = [], {}, {}
+        for view in [v for v in STRIP_VIEWS if v < sampled.shape[2]]:
+            for name, latents in (("truth", batch.latents_BTVCHW), ("memory", batch.memory_BTVCHW), ("sample", sampled)):
+                images[name] = to_pixels(codec.decode(latents[0, :, view].float()).float())
+                rows.append(np.concatenate(list(images[name].cpu().numpy()), axis=1))
+            if view == STRIP_VIEWS[0]:
+                new = slice(int(batch.given_B[0]), None)
+                quality = {
+                    f"held_out_front_{name}_psnr_db": psnr_db(images[name][new], images["truth"][new])
+                    for name in ("memory", "sample")
+                }
+        return np.concatenate(rows), quality

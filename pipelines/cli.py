@@ -1,0 +1,191 @@
+"""The ``roadreel`` command. Each subcommand is one function that imports what it needs, so that ``--help`` is instant."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from dwm.errors import InputError
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one subcommand and returns its exit code: 0 done, 2 bad input, 3 shards quarantined, 75 resume later."""
+    arguments = build_parser().parse_args(argv)
+    level = logging.INFO if arguments.verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        return arguments.run(arguments)
+    except InputError as error:
+        print(f"roadreel: error: {_one_line(str(error))}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("roadreel: interrupted; the same command resumes", file=sys.stderr)
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with every subcommand registered."""
+    parser = argparse.ArgumentParser(prog="roadreel", description="New, labelled, scored driving video from logged scenes.")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log every state change to stderr")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for register in (_add_world, _add_train, _add_generate, _add_plan, _add_on_dataset, _add_later):
+        register(commands)
+    return parser
+
+
+def _add(commands: argparse._SubParsersAction, name: str, text: str, run: Command) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, metavar="CONF", help="YAML file, e.g. conf/demo.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="fields to change, e.g. execution.workers=2")
+
+
+def _add_world(commands: argparse._SubParsersAction) -> None:
+    world = commands.add_parser("world", help="the proving ground: a procedural nuScenes dataset")
+    actions = world.add_subparsers(metavar="ACTION", required=True)
+    build = _add(actions, "build", "write a nuScenes dataroot of the proving ground", _world_build)
+    build.add_argument("--out", type=Path, required=True, help="new folder")
+    build.add_argument("--scenes", type=int, default=2, help="number of scenes (default 2)")
+    build.add_argument("--seed", type=int, default=0)
+    build.add_argument("--duration", type=float, default=20.0, metavar="SECONDS", help="length of a scene (default 20)")
+    build.add_argument("--version", default="v1.0-mini", help="table folder (default v1.0-mini)")
+    build.add_argument("--device", default="cpu", help="torch device that renders (default cpu)")
+
+
+def _world_build(arguments: argparse.Namespace) -> int:
+    from dwm.scenes.proving_ground.build import build_world
+
+    if arguments.scenes < 1:
+        raise InputError("--scenes", f"{arguments.scenes} scenes", "give 1 or more")
+    if not arguments.duration > 0:
+        raise InputError("--duration", f"{arguments.duration} seconds", "give a positive length")
+    build_world(
+        arguments.out, arguments.scenes, arguments.seed, duration_s=arguments.duration, version=arguments.version,
+        device=arguments.device,
+    )  # fmt: skip
+    print(arguments.out)
+    return 0
+
+
+def _add_train(commands: argparse._SubParsersAction) -> None:
+    parser = _add(commands, "train", "train a codec or a world model; the same command resumes", _train)
+    _add_config(parser)
+    parser.add_argument("--device", help="torch device, e.g. cuda (default: as configured)")
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from dwm.config import load_config
+    from dwm.training import TrainConfig, train
+
+    overrides = list(arguments.overrides)
+    if arguments.device:
+        overrides.append(f"loop.device={arguments.device}")
+    print(train(load_config(TrainConfig, arguments.config, overrides), progress=True))
+    return 0
+
+
+def _add_generate(commands: argparse._SubParsersAction) -> None:
+    _add_config(_add(commands, "generate", "plan, roll out, score, gate, publish and report; resumes", _generate))
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    from dwm.config import load_config
+    from pipelines.config import RunConfig
+    from pipelines.generate import generate
+
+    config = load_config(RunConfig, arguments.config, arguments.overrides)
+    result = generate(config)
+    summary = result.summary
+    print(
+        f"{result.planned} shards: {summary.committed} committed now ({summary.rejected} rejected scenarios), "
+        f"{summary.quarantined} quarantined now, {summary.remaining} left"
+    )
+    if result.exit_code == 3:
+        print(f"quarantined shards: see {Path(config.out) / 'quarantine'}", file=sys.stderr)
+    if result.report is not None:
+        print(f"version: {result.version}\nreport:  {result.report}")
+    return result.exit_code
+
+
+def _add_plan(commands: argparse._SubParsersAction) -> None:
+    _add_config(_add(commands, "plan", "list the shards of a configuration with predicted minutes; writes nothing", _plan))
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from dwm.config import load_config
+    from pipelines.config import RunConfig
+    from pipelines.generate import plan_run
+
+    config = load_config(RunConfig, arguments.config, arguments.overrides)
+    shards, _ = plan_run(config)
+    for shard in shards:
+        perturbation = shard.perturbation
+        what = f"{shard.scene_name} {perturbation.name} severity={perturbation.severity:.2f} seed={shard.seed}"
+        print(f"{shard.shard_id}  {shard.predicted_minutes:7.1f} min  {shard.n_frames:5d} frames  {what}")
+    hours = sum(shard.predicted_minutes for shard in shards) / 60
+    workers = config.execution.workers
+    print(f"{len(shards)} shards, {hours:.2f} worker hours, {hours / workers:.2f} hours on {workers} workers")
+    return 0
+
+
+def _add_on_dataset(commands: argparse._SubParsersAction) -> None:
+    report = _add(commands, "report", "write the validation report of a dataset", _report)
+    validate = _add(commands, "validate", "check a dataset's files, tables and videos", _validate)
+    validate.add_argument("--level", type=int, default=1, help="0 files, 1 tables (default), 2 every byte and sample frames")
+    for parser in (report, validate):
+        parser.add_argument("dataset", type=Path, metavar="DATASET", help="dataset root or version folder")
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from pipelines.dataset import Dataset
+    from pipelines.report.build import write_report
+
+    print(write_report(Dataset.open(arguments.dataset).folder))
+    return 0
+
+
+def _validate(arguments: argparse.Namespace) -> int:
+    from pipelines.validate import validate
+
+    findings = validate(arguments.dataset, arguments.level)
+    for finding in findings:
+        print(finding)
+    print(f"{len(findings)} findings at level {arguments.level}")
+    return 1 if findings else 0
+
+
+# Named in the design; each leaves this list when its module arrives.
+_LATER = {
+    "score": "score a dataset again",
+    "export": "convert a dataset to another format",
+    "study": "the equal-budget augmentation study",
+    "bench": "reproducible benchmarks",
+}
+
+
+def _add_later(commands: argparse._SubParsersAction) -> None:
+    for name, text in _LATER.items():
+        parser = _add(commands, name, f"{text} (not part of this version)", _not_yet)
+        parser.set_defaults(command=name)
+        parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+
+
+def _not_yet(arguments: argparse.Namespace) -> int:
+    raise InputError(f"roadreel {arguments.command}", "not part of this version", "see `roadreel --help` for what is")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""The configuration of a generation run, as in ``conf/demo.yaml``."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from dwm.errors import InputError
+from dwm.rollout.config import RolloutConfig
+from pipelines.atomic import canonical_json
+
+EXECUTOR_NAMES = ("serial", "ray")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScenesConfig:
+    """Which logged scenes to start from."""
+
+    dataroot: str = "out/world"  # folder of a nuScenes dataset or a built proving ground
+    version: str = "v1.0-mini"  # table folder inside the dataroot
+    names: list[str] = field(default_factory=list)  # scene names; empty: all of `split`
+    split: str = ""  # nuScenes split, or one of the dataroot's splits.json; empty with no names: every scene
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PerturbationConfig:
+    """One change of the ego path. Parameters not given are sampled from severity and seed."""
+
+    name: str = "baseline"
+    severity: float = 0.5  # 0 to 1
+    params: dict[str, float] = field(default_factory=dict)  # units in the names, e.g. offset_m
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScenarioConfig:
+    """What is imagined from each scene: every perturbation with every seed."""
+
+    duration_s: float = 60.0
+    fps: float = 12.0
+    start_s: float = 0.0  # from the start of the scene
+    perturbations: list[PerturbationConfig] = field(default_factory=lambda: [PerturbationConfig()])
+    seeds: list[int] = field(default_factory=lambda: [0])  # each is added to the run's seed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """Weights of the world model."""
+
+    codec: str = "weights/codec.safetensors"
+    world_model: str = "weights/world_model.safetensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoConfig:
+    """How frames become mp4 files."""
+
+    crf: float = 17.0  # libx264 constant rate factor; lower is better and larger
+    preset: str = "medium"  # libx264 speed preset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateConfig:
+    """How generated clips are scored."""
+
+    detector: str | None = None  # weights of the 3D detector; none: no detection metrics
+    every_s: float = 0.5  # time between scored frames
+    counterfactual: bool = True  # compare with true video where the world can render it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutionConfig:
+    """Where and how shards run. Nothing here changes a pixel."""
+
+    executor: str = "serial"  # serial | ray
+    workers: int = 1  # models held at once
+    num_cpus: int = 0  # CPU cores of a local Ray; 0: all of this machine
+    gpus_per_worker: float = 0.0
+    address: str = ""  # Ray cluster to join, e.g. "auto"; empty: a local Ray for this run
+    attempts: int = 3  # failed attempts before a shard is quarantined
+    deadline_minutes: float = 120.0  # a Ray worker is replaced when one shard takes longer
+    drain_minutes: float = 10.0  # how long running shards may finish after SIGTERM
+    seconds_per_frame: float = 0.5  # used to predict a shard's minutes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """One generation run. The same configuration and folder resume it."""
+
+    scenes: ScenesConfig = field(default_factory=ScenesConfig)
+    scenario: ScenarioConfig = field(default_factory=ScenarioConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    video: VideoConfig = field(default_factory=VideoConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    gate: dict[str, float] = field(default_factory=dict)  # thresholds by name, see evaluators/gate.py
+    execution: ExecutionConfig = field(default_factory=ExecutionConfig)
+    out: str = "out/run"  # run folder, becomes the dataset
+    seed: int = 0
+
+
+def config_sha256(config: RunConfig) -> str:
+    """Identity of a run: everything but the place it is written to and the machines it runs on."""
+    fields: dict[str, Any] = asdict(config)
+    del fields["execution"], fields["out"]
+    return hashlib.sha256(canonical_json(fields)).hexdigest()
+
+
+def check_config(config: RunConfig, where: str = "configuration") -> None:
+    """Raises InputError for values no run can use."""
+    scenario, execution = config.scenario, config.execution
+    _require(scenario.duration_s > 0, where, f"scenario.duration_s is {scenario.duration_s}", "give a length in seconds")
+    _require(scenario.fps > 0, where, f"scenario.fps is {scenario.fps}", "give a positive rate, e.g. 12")
+    _require(scenario.start_s >= 0, where, f"scenario.start_s is {scenario.start_s}", "start at 0 or later")
+    _require(bool(scenario.perturbations), where, "scenario.perturbations is empty", "list at least one, e.g. {name: baseline}")
+    _require(bool(scenario.seeds), where, "scenario.seeds is empty", "list at least one, e.g. [0]")
+    _require(min(scenario.seeds, default=0) + config.seed >= 0, where, "a seed is negative", "use seeds of 0 or more")
+    for perturbation in scenario.perturbations:
+        problem = f"severity of {perturbation.name} is {perturbation.severity}"
+        _require(0 <= perturbation.severity <= 1, where, problem, "give a value from 0 to 1")
+    names = " or ".join(EXECUTOR_NAMES)
+    _require(execution.executor in EXECUTOR_NAMES, where, f"unknown executor '{execution.executor}'", f"use {names}")
+    _require(execution.workers >= 1, where, f"execution.workers is {execution.workers}", "use at least 1")
+    _require(execution.attempts >= 1, where, f"execution.attempts is {execution.attempts}", "use at least 1")
+    _require(execution.deadline_minutes > 0, where, "execution.deadline_minutes is not positive", "give minutes per shard")
+    _require(0 <= config.video.crf <= 51, where, f"video.crf is {config.video.crf}", "use 0 to 51, e.g. 17")
+
+
+def _require(condition: bool, where: str, problem: str, fix: str) -> None:
+    if not condition:
+        raise InputError(where, problem, fix)

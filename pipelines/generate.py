@@ -1,0 +1,106 @@
+"""``roadreel generate``: plan, execute, publish, report. The same command starts a run and resumes it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from dwm.config import to_yaml
+from pipelines.attempt import Worker
+from pipelines.config import RunConfig, check_config
+from pipelines.events import Event, EventLog
+from pipelines.executors import get_executor
+from pipelines.executors.base import RunSummary
+from pipelines.layout import RunLayout
+from pipelines.ledger import Ledger
+from pipelines.plan import Shard, make_plan, open_run, weights_sha256
+from pipelines.progress import RunProgress
+from pipelines.publish import DatasetMetrics, publish
+from pipelines.scene_list import list_scene_refs
+
+log = logging.getLogger(__name__)
+
+DONE, QUARANTINED, INTERRUPTED = 0, 3, 75  # exit codes; 75 is EX_TEMPFAIL: run the same command again
+_GARBAGE_AGE_S = 86_400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateResult:
+    """How a run ended and where its outputs lie."""
+
+    exit_code: int
+    summary: RunSummary
+    planned: int
+    version: Path | None = None
+    report: Path | None = None
+
+
+def plan_run(config: RunConfig) -> tuple[list[Shard], dict[str, str]]:
+    """The shards of a configuration and the SHA-256 of its weights; writes nothing."""
+    check_config(config)
+    scenes = list_scene_refs(config.scenes)
+    weights = weights_sha256(config)
+    return make_plan(config, scenes, weights), weights
+
+
+def generate(
+    config: RunConfig,
+    *,
+    make_worker: Callable[[str], Worker] | None = None,
+    write_report: Callable[[Path], Path] | None = None,
+    dataset_metrics: DatasetMetrics | None = None,
+) -> GenerateResult:
+    """Runs what is left of a run, publishes what is committed and writes the report.
+
+    ``make_worker`` builds a worker from the resolved configuration as YAML, on the machine that holds the model.
+    """
+    shards, weights = plan_run(config)
+    layout = RunLayout(Path(config.out).absolute())
+    run = open_run(layout, config, shards, weights)
+    ledger = Ledger(layout, run={key: run[key] for key in ("run_id", "git_commit", "config_sha256")})
+    ledger.collect_garbage(_GARBAGE_AGE_S)
+    summary = _execute(config, shards, ledger, partial(make_worker or _default_worker, to_yaml(config)))
+    planned_ids = {shard.shard_id for shard in shards}
+    exit_code = _exit_code(summary, quarantined=len(planned_ids & set(ledger.quarantined())))
+    if summary.interrupted or not ledger.committed_ids():
+        return GenerateResult(exit_code=exit_code, summary=summary, planned=len(shards))
+    version = publish(layout.root, dataset_metrics=dataset_metrics)
+    report = (write_report or _default_report)(version)
+    return GenerateResult(exit_code=exit_code, summary=summary, planned=len(shards), version=version, report=report)
+
+
+def _execute(config: RunConfig, shards: list[Shard], ledger: Ledger, factory: Callable[[], Worker]) -> RunSummary:
+    events = EventLog(ledger.layout.events)
+    done = len({shard.shard_id for shard in shards} & (ledger.committed_ids() | set(ledger.quarantined())))
+    events(Event(name="run_started", cause=f"{len(shards)} shards, {done} done before"))
+    with RunProgress(ledger.layout, len(shards), done) as progress:
+
+        def on_event(event: Event) -> None:
+            events(event)
+            progress(event)
+            log.info("%s %s %s", event.name, event.shard_id, event.cause)
+
+        summary = get_executor(config.execution.executor)(shards, factory, ledger, config.execution, on_event)
+    events(Event(name="run_interrupted" if summary.interrupted else "run_finished", cause=repr(summary)))
+    return summary
+
+
+def _exit_code(summary: RunSummary, quarantined: int) -> int:
+    if summary.interrupted and summary.remaining:
+        return INTERRUPTED
+    return QUARANTINED if quarantined else DONE
+
+
+def _default_worker(config_yaml: str) -> Worker:
+    from pipelines.worker import ShardWorker
+
+    return ShardWorker(config_yaml)
+
+
+def _default_report(version: Path) -> Path:
+    from pipelines.report.build import write_report
+
+    return write_report(version)

@@ -1,0 +1,216 @@
+"""Training: resumption, logs, exports and what chance decides, on tiny models."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from dwm.codec.autoencoder import CodecConfig
+from dwm.errors import InputError
+from dwm.models.dit import DiTConfig
+from dwm.models.weights import load_model
+from dwm.training.clips import TrainingClip, collate
+from dwm.training.codec_trainer import CodecTask, open_images
+from dwm.training.config import CodecTraining, LoopConfig, TrainConfig, WorldTraining
+from dwm.training.loop import fit, learning_rate, sample_indices
+from dwm.training.world_trainer import WorldTask, draw
+
+T, V, ROWS, COLS = 4, 2, 2, 4
+
+
+class ToyClips:
+    """Eight clips whose frames fade along a line; the memory is the first frame."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def get(self, index: int, generator: np.random.Generator) -> TrainingClip:
+        g = torch.Generator().manual_seed(index)
+        first, slope = torch.randn(2, 1, V, 3, ROWS, COLS, generator=g)
+        latents = first + torch.arange(T).view(T, 1, 1, 1, 1) * 0.3 * slope
+        cameras = torch.cat([torch.tensor([0.8, 1.4, 0.5, 0.5]), torch.eye(4)[:3].flatten()])
+        return TrainingClip(
+            latents_TVCHW=latents.half(),
+            memory_TVCHW=first.expand_as(latents).half(),
+            memory_valid_TV1HW=torch.full((T, V, 1, ROWS, COLS), 255, dtype=torch.uint8),
+            layout_TVCHW=torch.randint(0, 256, (T, V, 2, 8, 16), generator=g, dtype=torch.uint8),
+            waypoints_TK=torch.randn(T, 6, generator=g) + float(generator.normal()),
+            cameras_VK=cameras.expand(V, 16),
+            times_T=torch.arange(T) / 12,
+            fps=12.0,
+            text_L=torch.tensor([1, 2, 0]),
+            given=1 + index % 2,
+        )
+
+
+def make_config(out, **loop) -> TrainConfig:
+    model = DiTConfig(
+        d_model=16, depth=2, heads=2, latent_channels=3, views=V, layout_channels=2, text_vocabulary=5, text_every=2
+    )
+    settings = {"steps": 6, "batch_size": 2, "accumulate": 2, "warmup_steps": 2, "log_every": 1, "sample_every": 0}
+    return TrainConfig(
+        trained_on="toy clips",
+        world=WorldTraining(model=model, held_out=2),
+        loop=LoopConfig(out=str(out), device="cpu", **{**settings, **loop}),
+    )
+
+
+def run(config: TrainConfig):
+    task = WorldTask(config, ToyClips())
+    return task, fit(task, config.loop)
+
+
+def steps_logged(out) -> list[int]:
+    return [json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
+    class Interrupted(WorldTask):
+        """Asks for a stop while the third step is under way."""
+
+        calls = 0
+
+        def loss(self, model, batch, generator):
+            Interrupted.calls += 1
+            if Interrupted.calls == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().loss(model, batch, generator)
+
+    whole, whole_path = run(make_config(tmp_path / "whole"))
+    config = make_config(tmp_path / "parts")
+    fit(Interrupted(config, ToyClips()), config.loop)
+    assert steps_logged(tmp_path / "parts") == [1, 2, 3]
+    parts, parts_path = run(config)
+    assert steps_logged(tmp_path / "parts") == [1, 2, 3, 4, 5, 6]
+    for key, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, parts.model.state_dict()[key]), key
+    whole_average, parts_average = load_model(whole_path)[0], load_model(parts_path)[0]
+    for key, tensor in whole_average.state_dict().items():
+        assert torch.equal(tensor, parts_average.state_dict()[key]), key
+
+
+def test_training_lowers_the_held_out_error_below_the_memory(tmp_path):
+    config = make_config(tmp_path, steps=150, accumulate=1, batch_size=4, learning_rate=3e-3, ema_decay=0.95, sample_every=75)
+    run(config)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    last = [row for row in rows if "held_out_one_step_error" in row][-1]
+    losses = [row["clean_error"] for row in rows if "clean_error" in row]
+    assert np.mean(losses[-20:]) < 0.6 * np.mean(losses[:20])
+    assert last["held_out_sampled_error"] < last["held_out_memory_error"]
+
+
+def test_exported_weights_are_the_average_and_say_what_they_are(tmp_path):
+    from dwm.models.weights import load_tensors
+
+    task, path = run(make_config(tmp_path, ema_decay=0.5))
+    tensors, metadata = load_tensors(path)
+    assert metadata["kind"] == "multi_view_dit"
+    assert (metadata["steps"], metadata["trained_on"], metadata["clips"]) == ("6", "toy clips", "6")
+    assert not torch.equal(tensors["head.weight"], task.model.state_dict()["head.weight"])
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path):
+    run(make_config(tmp_path, steps=1))
+    config = make_config(tmp_path, steps=1)
+    other = replace(config, world=replace(config.world, model=replace(config.world.model, mlp_ratio=2.0)))
+    with pytest.raises(InputError, match="another model or data"):
+        run(other)
+
+
+def test_a_torn_checkpoint_is_an_input_error(tmp_path):
+    run(make_config(tmp_path, steps=1))
+    checkpoint = tmp_path / "checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(InputError, match="cannot be read"):
+        run(make_config(tmp_path, steps=2))
+
+
+def test_lines_beyond_the_checkpoint_are_dropped_on_resumption(tmp_path):
+    run(make_config(tmp_path, steps=2))
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 3, "loss": 0}\n{"step": 4, "lo')
+    run(make_config(tmp_path, steps=3))
+    assert steps_logged(tmp_path) == [1, 2, 3]
+
+
+def test_a_run_without_finite_gradients_leaves_the_weights_alone_and_gives_up(tmp_path):
+    class Broken(WorldTask):
+        def loss(self, model, batch, generator):
+            loss, scalars = super().loss(model, batch, generator)
+            return loss * float("nan"), scalars
+
+    config = make_config(tmp_path, steps=100, accumulate=1)
+    task = Broken(config, ToyClips())
+    before = {key: tensor.clone() for key, tensor in task.model.state_dict().items()}
+    with pytest.raises(FloatingPointError, match="without finite gradients"):
+        fit(task, config.loop)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in task.model.state_dict().items())
+
+
+def test_time_runs_out_over_resumptions(tmp_path):
+    config = make_config(tmp_path, steps=10_000, max_minutes=1e-6)
+    run(config)
+    run(config)
+    assert steps_logged(tmp_path) == [1]
+
+
+def test_learning_rate_warms_up_holds_and_decays():
+    config = LoopConfig(steps=100, warmup_steps=10, learning_rate=1.0, decay_fraction=0.2)
+    rates = [learning_rate(config, step, 0.0) for step in (0, 4, 9, 50, 80, 90, 100)]
+    assert rates == pytest.approx([0.1, 0.5, 1.0, 1.0, 1.0, 0.55, 0.1])
+    timed = replace(config, steps=10**9, max_minutes=1.0)
+    assert learning_rate(timed, 1000, 54.0) == pytest.approx(0.55)
+
+
+def test_every_sample_is_seen_once_an_epoch_in_another_order():
+    epochs = [[i for b in range(e * 3, e * 3 + 3) for i in sample_indices(7, b, 4, 12)] for e in range(2)]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(12))] * 2
+    assert epochs[0] != epochs[1]
+
+
+def test_shares_of_what_chance_decides():
+    config = WorldTraining(anchor_share=0.25, dirty_condition_share=0.3, drop_text=0.15, drop_memory=0.2)
+    given = torch.arange(4000) % 2 + 1
+    drawn = draw(torch.Generator().manual_seed(0), given, 8, config)
+    levels = drawn.levels_BT
+    clean = ~((levels[:, 0] >= 0.85) & (levels[:, 0] < 1))
+    assert float(clean.float().mean()) == pytest.approx(0.7, abs=0.03)
+    assert float((levels[clean][:, 7] == 1).float().mean()) == pytest.approx(0.25, abs=0.03)
+    assert torch.equal(levels[clean][:, 1] == 1, given[clean] == 2)
+    assert (levels[clean][:, 0] == 1).all()
+    assert (levels[:, 2:7] < 1).all()
+    assert float(drawn.has_text_B.float().mean()) == pytest.approx(0.85, abs=0.02)
+    assert float(drawn.has_memory_B.float().mean()) == pytest.approx(0.8, abs=0.02)
+
+
+def test_stored_bytes_become_shares_on_the_device():
+    batch = collate([ToyClips().get(i, np.random.default_rng(0)) for i in range(3)]).to(torch.device("cpu"))
+    assert (batch.memory_valid_BTV1HW == 1).all()
+    assert batch.latents_BTVCHW.dtype == torch.float32
+    assert batch.text_BL.dtype == torch.int64
+    assert batch.fps_B.tolist() == [12.0] * 3
+
+
+def test_a_codec_learns_and_exports_normalised_latents(tmp_path):
+    rng = np.random.default_rng(0)
+    corners = rng.integers(0, 256, (30, 1, 1, 3)).astype(float)
+    ramp = np.linspace(0.3, 1, 32)[None, :, None, None] * np.ones((1, 1, 32, 1))
+    np.save(tmp_path / "images.npy", (corners * ramp).astype(np.uint8))
+    model = CodecConfig(latent_channels=4, widths=(8, 16), blocks_per_level=1, norm_groups=4)
+    loop = LoopConfig(
+        out=str(tmp_path / "out"), device="cpu", steps=200, batch_size=4, learning_rate=6e-3, warmup_steps=5,
+        ema_decay=0.9, sample_every=200, log_every=1,
+    )  # fmt: skip
+    config = TrainConfig(target="codec", data=str(tmp_path), codec=CodecTraining(model=model), loop=loop)
+    task = CodecTask(config, open_images(tmp_path))
+    codec, _ = load_model(fit(task, loop), "autoencoder")
+    rows = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    assert rows[-1]["held_out_psnr_db"] > 20
+    images = torch.from_numpy(np.stack([task.images[i] for i in range(18)])).permute(0, 3, 1, 2).float() / 127.5 - 1
+    latents = codec.encode(images)
+    torch.testing.assert_close(latents.std(dim=(0, 2, 3)), torch.ones(4), atol=1e-3, rtol=0)
+    assert (tmp_path / "out" / "samples" / "step_00000200.png").is_file()
