@@ -82,7 +82,9 @@ class PinholeViews:
         self.camera_to_global, self.intrinsics = camera_to_global_V44.float(), intrinsics_V33.float()
         self.height, self.width = height, width
         device = self.camera_to_global.device
-        v, u = torch.meshgrid(torch.arange(height, device=device) + 0.5, torch.arange(width, device=device) + 0.5, indexing="ij")
+        v, u = torch.meshgrid(
+            torch.arange(height, device=device) + 0.5, torch.arange(width, device=device) + 0.5, indexing="ij"
+        )
         k = self.intrinsics[:, :, :, None, None]
         x, y = (u - k[:, 0, 2]) / k[:, 0, 0], (v - k[:, 1, 2]) / k[:, 1, 1]
         directions = torch.stack([x, y, torch.ones_like(x)], dim=-1)

@@ -60,6 +60,10 @@ def ssim(images: Images, truth: Images) -> Array:
     Wang et al., TIP 2004, with K1 = .01, K2 = .03 and population moments; windows that leave the image are not counted.
     """
     _check(images, truth)
+    if min(images.shape[-3:-1]) < _SSIM_WINDOW:
+        raise InputError(
+            "ssim", f"images of {images.shape[-3:-1]} pixels do not fit its window", f"give at least {_SSIM_WINDOW}"
+        )
     flat = zip(images.reshape(-1, *images.shape[-3:]), truth.reshape(-1, *truth.shape[-3:]), strict=True)
     return np.array([_ssim(luma(a), luma(b)) for a, b in flat]).reshape(images.shape[:-3])
 

@@ -62,12 +62,12 @@ def _add_world(commands: argparse._SubParsersAction) -> None:
 
 
 def _world_build(arguments: argparse.Namespace) -> int:
-    from dwm.scenes.proving_ground.build import build_world
-
     if arguments.scenes < 1:
         raise InputError("--scenes", f"{arguments.scenes} scenes", "give 1 or more")
     if not arguments.duration > 0:
         raise InputError("--duration", f"{arguments.duration} seconds", "give a positive length")
+    from dwm.scenes.proving_ground.build import build_world
+
     build_world(
         arguments.out, arguments.scenes, arguments.seed, duration_s=arguments.duration, version=arguments.version,
         device=arguments.device,
@@ -83,13 +83,12 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from dwm.config import load_config
-    from dwm.training import TrainConfig, train
+    from pipelines.training import run_training
 
     overrides = list(arguments.overrides)
     if arguments.device:
         overrides.append(f"loop.device={arguments.device}")
-    print(train(load_config(TrainConfig, arguments.config, overrides), progress=True))
+    print(run_training(arguments.config, overrides))
     return 0
 
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from dwm.errors import InputError
 
 
@@ -31,6 +28,9 @@ def inspect_file(path: Path) -> FileFacts:
 
 
 def _parquet_rows(path: Path) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         return pq.read_metadata(path).num_rows
     except (OSError, pa.ArrowException) as error:

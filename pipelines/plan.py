@@ -20,7 +20,15 @@ import numpy as np
 from dwm.config import to_yaml
 from dwm.errors import InputError
 from dwm.scenario.types import Perturbation
-from pipelines.atomic import canonical_json, create_if_absent, naming_full_disk, read_json, readable_json, sha256_file
+from pipelines.atomic import (
+    canonical_json,
+    create_if_absent,
+    naming_full_disk,
+    read_json,
+    readable_json,
+    sha256_file,
+    write_atomic,
+)
 from pipelines.config import RunConfig, config_sha256
 from pipelines.layout import RunLayout
 from pipelines.provenance import git_state, package_versions
@@ -105,6 +113,11 @@ def open_run(layout: RunLayout, config: RunConfig, shards: Sequence[Shard], weig
         _refuse_strangers(layout)
         create_if_absent(layout.run_json, readable_json(record))
         stored = read_json(layout.run_json)
+        if isinstance(stored, dict) and _is_untouched(layout) and _difference(stored, record):
+            # Nothing was made yet: a corrected configuration may simply start over.
+            write_atomic(layout.run_json, readable_json(record))
+            layout.plan_json.unlink(missing_ok=True)
+            stored = record
         _refuse_other_run(layout.run_json, stored, record)
         create_if_absent(layout.plan_json, readable_json([asdict(shard) for shard in shards]))
     planned = {entry["shard_id"] for entry in read_json(layout.plan_json)}
@@ -119,15 +132,22 @@ def _refuse_strangers(layout: RunLayout) -> None:
         raise InputError(layout.root, "this folder is not empty and holds no run", "choose another out folder")
 
 
+def _is_untouched(layout: RunLayout) -> bool:
+    return not any(folder.is_dir() and any(folder.iterdir()) for folder in (layout.data, layout.commits, layout.quarantine))
+
+
+def _difference(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
+    reasons = {"config_sha256": "another configuration", "weights_sha256": "other weights"}
+    reasons |= {"generator_version": "another generator version", "schema_version": "another schema version"}
+    return next((reason for key, reason in reasons.items() if stored.get(key) != wanted[key]), "")
+
+
 def _refuse_other_run(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
     if not isinstance(stored, dict) or "config_sha256" not in stored:
         raise InputError(path, "not a run record", "choose another out folder")
-    reasons = {"config_sha256": "another configuration", "weights_sha256": "other weights"}
-    reasons |= {"generator_version": "another generator version", "schema_version": "another schema version"}
-    for key, reason in reasons.items():
-        if stored.get(key) != wanted[key]:
-            fix = "choose another out folder or restore the configuration stored in run.json"
-            raise InputError(path, f"this folder holds another run ({reason})", fix)
+    if difference := _difference(stored, wanted):
+        fix = "choose another out folder or restore the configuration stored in run.json"
+        raise InputError(path, f"this folder holds another run ({difference})", fix)
 
 
 def _shard(config: RunConfig, scene: SceneRef, perturbation: Perturbation, seed: int, weights_sha: dict[str, str]) -> Shard:

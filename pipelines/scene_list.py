@@ -11,6 +11,8 @@ from pipelines.atomic import canonical_json, read_json
 from pipelines.config import ScenesConfig
 from pipelines.plan import SceneRef
 
+_OFFICIAL_SPLITS = ("train", "val", "test", "mini_train", "mini_val", "train_detect", "train_track")
+
 
 def list_scene_refs(config: ScenesConfig) -> list[SceneRef]:
     """The scenes a configuration asks for, in the order asked (names) or of the table (split or all)."""
@@ -52,10 +54,12 @@ def _split_names(config: ScenesConfig, rows: dict[str, SceneRef]) -> list[str]:
         return list(rows)
     own = _tables(config) / "splits.json"
     splits: dict[str, list[str]] = read_json(own) if own.is_file() else {}
-    if config.split not in splits:
+    if config.split in _OFFICIAL_SPLITS and config.split not in splits:
+        # Slow to import: the devkit loads its plotting with it.
         from nuscenes.utils.splits import create_splits_scenes
 
         splits = {**create_splits_scenes(), **splits}
     if config.split not in splits:
-        raise InputError(_tables(config), f"no split named '{config.split}'", f"use one of: {', '.join(sorted(splits))}")
+        known = ", ".join(sorted({*splits, *_OFFICIAL_SPLITS}))
+        raise InputError(_tables(config), f"no split named '{config.split}'", f"use one of: {known}")
     return [name for name in splits[config.split] if name in rows]

@@ -127,16 +127,24 @@ def write_table(name: str, rows: Sequence[dict[str, Any]], path: Path) -> int:
 
 
 def write_arrow(name: str, table: pa.Table, path: Path) -> int:
-    """Writes a table sorted, compressed and with page checksums; returns its rows."""
+    """Writes a table sorted, compressed and with page checksums; returns its rows.
+
+    Raises ValueError for a missing matrix: Parquet readers cannot tell a null fixed-size list from an empty one.
+    """
     schema = _schema(name)
+    for field in schema:
+        if pa.types.is_fixed_size_list(field.type) and table.column(field.name).null_count:
+            raise ValueError(f"column {field.name} of table {name} must be given in every row")
     table = _sorted(name, table.cast(schema))
     path.parent.mkdir(parents=True, exist_ok=True)
     ordering = [(key, "ascending") for key in SORT_KEYS[name]]
     dictionary = [field.name for field in schema if pa.types.is_dictionary(field.type)]
     dictionary += [key for key in ("clip_id", "shard_id", "run_id") if key in schema.names]
     pq.write_table(
-        table, path, compression="zstd", row_group_size=ROW_GROUP_ROWS, use_dictionary=dictionary,  # pyright: ignore[reportArgumentType] write_page_index=True,
-        write_page_checksum=True, sorting_columns=pq.SortingColumn.from_ordering(schema, ordering),
+        table, path, compression="zstd", row_group_size=ROW_GROUP_ROWS,
+        use_dictionary=dictionary,  # pyright: ignore[reportArgumentType]
+        write_page_index=True, write_page_checksum=True,
+        sorting_columns=pq.SortingColumn.from_ordering(schema, ordering),
     )  # fmt: skip
     return table.num_rows
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Codec(Protocol):
-    """Images to latents and back. Latents have about zero mean and unit variance per channel."""
+    """Images to latents and back. Latents have about zero mean and, over all channels, unit variance."""
 
     @property
     def latent_channels(self) -> int:

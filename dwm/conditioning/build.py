@@ -63,7 +63,7 @@ class ScenarioConditioner:
         return self._caster.cast(self.cameras, ego, self.boxes(frame), _CAST_HEIGHT, _CAST_WIDTH)
 
     def memory(self, source: int, source_images_VCHW: Tensor, target: int) -> tuple[Tensor, Tensor]:
-        """A source frame [V, 3, H, W] in [-1, 1] carried to a target frame: images [V, 3, H, W], coverage [V, 1, h, w]."""
+        """A source frame [V, 3, H, W] in [-1, 1] carried to a target frame: images [V, 3, H, W], validity [V, 1, H/2, W/2]."""
         old, new = self.visible_agents(source), self.visible_agents(target)
         position = {int(agent): i for i, agent in enumerate(old)}
         same = np.array([position.get(int(agent), -1) for agent in new], dtype=np.int64)
@@ -72,7 +72,7 @@ class ScenarioConditioner:
             layout=self.layout(source), boxes=self.boxes(source),
         )  # fmt: skip
         images, valid = reproject(frame, self.layout(target), self.boxes(target), same)
-        return images, F.avg_pool2d(valid, 8)
+        return images, valid
 
     def window(
         self,
@@ -93,7 +93,7 @@ class ScenarioConditioner:
         if source is not None and source_images_VCHW is not None:
             carried = [self.memory(source, source_images_VCHW, f) for f in frames]
             memory = torch.stack([codec.encode(images) for images, _ in carried])
-            valid = torch.stack([v for _, v in carried])
+            valid = torch.stack([F.avg_pool2d(v, codec.downsample * _CAST_HEIGHT // IMAGE_HEIGHT) for _, v in carried])
         on = torch.ones(1, dtype=torch.bool, device=self.device)
         return DenoiseCondition(
             waypoints_BTK=self.waypoints(frames)[None].to(self.device), cameras_BVK=camera_features(self.cameras)[None].to(self.device),
@@ -108,12 +108,21 @@ class ScenarioConditioner:
     def waypoints(self, frames: Sequence[int]) -> Tensor:
         """[T, 6]: see ``dwm.models.conditioning.WAYPOINT_SIZE``."""
         poses, times = self.scenario.ego_to_global, self.scenario.timestamps_us * 1e-6
-        speed = np.gradient(poses[:, 0, 3], times) ** 2 + np.gradient(poses[:, 1, 3], times) ** 2 if len(poses) > 1 else np.zeros(1)
+        speed = (
+            np.gradient(poses[:, 0, 3], times) ** 2 + np.gradient(poses[:, 1, 3], times) ** 2 if len(poses) > 1 else np.zeros(1)
+        )
         rate = np.gradient(self._yaw_rad, times) if len(poses) > 1 else np.zeros(1)
         index = np.asarray(frames)
         relative = invert(poses[index[0]]) @ poses[index]
         yaw = wrap_angle(yaw_from_rotation(relative))
-        columns = [relative[:, 0, 3] / 10, relative[:, 1, 3] / 10, np.sin(yaw), np.cos(yaw), np.sqrt(speed[index]) / 10, rate[index]]
+        columns = [
+            relative[:, 0, 3] / 10,
+            relative[:, 1, 3] / 10,
+            np.sin(yaw),
+            np.cos(yaw),
+            np.sqrt(speed[index]) / 10,
+            rate[index],
+        ]
         return torch.from_numpy(np.stack(columns, axis=-1)).float()
 
     def times(self, frames: Sequence[int]) -> Tensor:

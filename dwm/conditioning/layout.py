@@ -62,7 +62,9 @@ class LayoutCaster:
         origin = (float(scene_map.origin_xy_m[0]), float(scene_map.origin_xy_m[1]))
         self._layers = Mipmap(torch.from_numpy(scene_map.layers).to(self.device), scene_map.metres_per_pixel, origin)
 
-    def cast(self, cameras: tuple[Camera, ...], ego_to_global: NDArray[np.float64], boxes: LayoutBoxes, height: int, width: int) -> Layout:
+    def cast(
+        self, cameras: tuple[Camera, ...], ego_to_global: NDArray[np.float64], boxes: LayoutBoxes, height: int, width: int
+    ) -> Layout:
         """Layout of one moment at ``height`` x ``width`` rays (the maps have half of that).
 
         ``ego_to_global`` is [4, 4]: one pose for all cameras, as generated frames are simultaneous.
@@ -112,7 +114,14 @@ class LayoutCaster:
         return (distance / planar[..., 0])[:, None].expand(-1, views.height, -1)
 
     def _maps(
-        self, views: PinholeViews, points: Tensor, depth: Tensor, is_ground: Tensor, is_wall: Tensor, index: Tensor, boxes: LayoutBoxes
+        self,
+        views: PinholeViews,
+        points: Tensor,
+        depth: Tensor,
+        is_ground: Tensor,
+        is_wall: Tensor,
+        index: Tensor,
+        boxes: LayoutBoxes,
     ) -> Tensor:  # [V, H, W, C]
         out = torch.zeros(*depth.shape, len(LAYOUT_CHANNELS), device=self.device)
         n_layers, n_classes = len(MAP_LAYERS), len(DETECTION_CLASSES)
@@ -125,7 +134,9 @@ class LayoutCaster:
         if on_box.any():
             which = index[on_box]
             view = on_box.nonzero()[:, 0]
-            out[on_box, n_layers + 3 : n_layers + 3 + n_classes] = F.one_hot(self._of(boxes.classes, which).long(), n_classes).float()
+            out[on_box, n_layers + 3 : n_layers + 3 + n_classes] = F.one_hot(
+                self._of(boxes.classes, which).long(), n_classes
+            ).float()
             out[on_box, n_layers + 3 + n_classes :] = self._box_features(views, points[on_box], view, which, boxes)
         return out
 

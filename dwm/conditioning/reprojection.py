@@ -34,7 +34,9 @@ class SourceFrame:
     boxes: LayoutBoxes
 
 
-def reproject(source: SourceFrame, target: Layout, target_boxes: LayoutBoxes, same_box: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+def reproject(
+    source: SourceFrame, target: Layout, target_boxes: LayoutBoxes, same_box: NDArray[np.int64]
+) -> tuple[Tensor, Tensor]:
     """The source as the target's cameras would see it: images [V, 3, H', W'] and validity [V, 1, h, w] in {0, 1}.
 
     H' W' is the source's resolution, h w the layout cast's. ``same_box`` [A] gives, for each target box, its index
@@ -49,7 +51,9 @@ def reproject(source: SourceFrame, target: Layout, target_boxes: LayoutBoxes, sa
     return images, valid.float()
 
 
-def _where_it_was(source: SourceFrame, target: Layout, boxes: LayoutBoxes, same_box: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+def _where_it_was(
+    source: SourceFrame, target: Layout, boxes: LayoutBoxes, same_box: NDArray[np.int64]
+) -> tuple[Tensor, Tensor]:
     """Positions [P, 3] at the source's time, and which pixels show a box that did not exist then [P]."""
     points, box = target.points_VHW3.reshape(-1, 3).clone(), target.box_VHW.flatten()
     gone = torch.zeros_like(box, dtype=torch.bool)
@@ -111,9 +115,11 @@ def _look(camera: Camera, ego_to_global: NDArray[np.float64], points: Tensor) ->
 
 def _sample(images_SCHW: Tensor, view_VHW: Tensor, uv_VHW2: Tensor) -> Tensor:
     """Images [V, 3, H', W'] sampled at the source's resolution with bilinearly enlarged look-up positions."""
-    n_views, h, w = view_VHW.shape
+    n_views = len(view_VHW)
     height, width = images_SCHW.shape[-2:]
-    grid = F.interpolate(uv_VHW2.permute(0, 3, 1, 2), size=(height, width), mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
+    grid = F.interpolate(uv_VHW2.permute(0, 3, 1, 2), size=(height, width), mode="bilinear", align_corners=False).permute(
+        0, 2, 3, 1
+    )
     view = F.interpolate(view_VHW[:, None].float(), size=(height, width), mode="nearest")[:, 0].long()
     # Enlarged positions are blends across seams between views: there, fall back to the nearest position.
     sharp = F.interpolate(uv_VHW2.permute(0, 3, 1, 2), size=(height, width), mode="nearest").permute(0, 2, 3, 1)
@@ -125,7 +131,11 @@ def _sample(images_SCHW: Tensor, view_VHW: Tensor, uv_VHW2: Tensor) -> Tensor:
             mask = view[v] == s
             if mask.any():
                 sampled = F.grid_sample(
-                    images_SCHW[s : s + 1], grid[v][mask][None, None], mode="bilinear", padding_mode="border", align_corners=False
+                    images_SCHW[s : s + 1],
+                    grid[v][mask][None, None],
+                    mode="bilinear",
+                    padding_mode="border",
+                    align_corners=False,
                 )
                 out[v][:, mask] = sampled[0, :, 0]
     return out

@@ -99,7 +99,9 @@ def _advance(
     fresh = len(given)
     with torch.inference_mode():
         images = world.decode(latents[fresh:])
-    made = [Given(frame=f, latents_VCHW=z, images_V3HW=x) for f, z, x in zip(frames[fresh:], latents[fresh:], images, strict=True)]
+    made = [
+        Given(frame=f, latents_VCHW=z, images_V3HW=x) for f, z, x in zip(frames[fresh:], latents[fresh:], images, strict=True)
+    ]
     return Chunk(first_frame=frames[fresh], images_NV3HW=images), [*given, *made][-config.condition_frames :]
 
 

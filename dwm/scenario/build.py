@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from dwm.errors import InputError
 from dwm.scenario.continuation import Continued, continue_scene
-from dwm.scenario.feasibility import Limits, check_all, overlaps
+from dwm.scenario.feasibility import LIMITS, Limits, check_all, overlaps
 from dwm.scenario.logged import BoxTable, brake_followers, empty_table, log_boxes
 from dwm.scenario.perturbations import BASELINE, horizon, perturb
 from dwm.scenario.types import AgentBoxes, LabelSource, Perturbation, Rejection, Scenario
@@ -16,6 +16,7 @@ from dwm.scenes.types import EgoTrack, Scene
 Array = NDArray[np.float64]
 MOVED = 1e-6  # poses that differ by less are the same
 STOPPED_MPS = 0.2
+CYCLES = ("vehicle.bicycle", "vehicle.motorcycle")
 
 
 def build_scenario(
@@ -26,7 +27,7 @@ def build_scenario(
     duration_s: float = 60.0,
     fps: float = 12.0,
     start_s: float = 0.0,
-    limits: Limits = Limits(),
+    limits: Limits = LIMITS,
 ) -> Scenario | Rejection:
     """A clip of ``duration_s`` from the key frame nearest to ``start_s``, or why it is not feasible.
 
@@ -63,9 +64,13 @@ def build_scenario(
             ignored[index[agent.instance_token]] = before[i]
     # The log itself happened: only what we made is judged.
     first = 0 if moved.any() else log_end
-    violation, unchecked = check_all(ego, agents, scene.map, fps, baseline=baseline, first=first, limits=limits, ignored=ignored)
+    violation, unchecked = check_all(
+        ego, agents, scene.map, fps, baseline=baseline, first=first, limits=limits, ignored=ignored
+    )
     if violation is not None:
-        return Rejection(scene=scene.name, perturbation=perturbation, seed=seed, reason=violation.reason, detail=violation.detail)
+        return Rejection(
+            scene=scene.name, perturbation=perturbation, seed=seed, reason=violation.reason, detail=violation.detail
+        )
     from dwm.scenes.prompts import scene_prompt
 
     return Scenario(
@@ -89,7 +94,7 @@ def _timeline(scene: Scene, duration_s: float, fps: float, start_s: float) -> tu
     """Frame times [T] and the index of the first one beyond the last key frame."""
     if not fps > 0:
         raise InputError("fps", f"{fps} frames a second", "give a positive rate, e.g. 12")
-    frames = int(round(duration_s * fps)) if duration_s > 0 else 0
+    frames = round(duration_s * fps) if duration_s > 0 else 0
     if frames < 1:
         raise InputError("duration_s", "scenario has zero length", f"give at least one frame: {1 / fps:.3f} s at {fps:g} fps")
     keys = scene.key_timestamps_us
@@ -97,7 +102,9 @@ def _timeline(scene: Scene, duration_s: float, fps: float, start_s: float) -> tu
         raise InputError(scene.name, "the scene has no key frames", "use a scene with samples")
     length = float(keys[-1] - keys[0]) * 1e-6
     if not 0.0 <= start_s <= length + 1e-6:
-        raise InputError("start_s", f"{start_s} s is not within the log of {length:.1f} s", f"start between 0 and {length:.1f} s")
+        raise InputError(
+            "start_s", f"{start_s} s is not within the log of {length:.1f} s", f"start between 0 and {length:.1f} s"
+        )
     start = int(np.argmin(np.abs(keys - keys[0] - start_s * 1e6)))
     timestamps = keys[start] + _steps(frames, fps)
     return timestamps, int(np.searchsorted(timestamps, keys[-1], side="right"))
@@ -154,16 +161,15 @@ def _boxes(scene: Scene, table: BoxTable, entered: tuple, fps: float) -> AgentBo
     velocities = _velocities(table.centers_m[keep, :, :2], table.present[keep], fps)
     speeds = np.linalg.norm(np.nan_to_num(velocities), axis=-1)
     attributes = tuple(
-        tuple(
-            "" if not there else logged or default_attribute(who[i][2], float(speed))
-            for there, logged, speed in zip(table.present[i], table.attributes[i], speeds[k], strict=True)
-        )
+        _attributes(who[i][2], table.attributes[i], speeds[k], table.present[i], i >= len(scene.agents))
         for k, i in enumerate(keep)
     )
+    there = table.present[keep][..., None]
     return AgentBoxes(
         instance_tokens=tuple(who[i][0] for i in keep), detection_classes=tuple(who[i][1] for i in keep),
         categories=tuple(who[i][2] for i in keep), sizes_wlh_m=np.reshape([who[i][3] for i in keep], (-1, 3)).astype(np.float64),
-        centers_m=table.centers_m[keep], yaws_rad=table.yaws_rad[keep], velocities_mps=velocities, present=table.present[keep],
+        centers_m=np.where(there, table.centers_m[keep], 0.0), yaws_rad=table.yaws_rad[keep],
+        velocities_mps=np.where(there, velocities, 0.0), present=table.present[keep],
         label_sources=table.sources[keep], num_lidar_pts=table.num_lidar_pts[keep], attributes=attributes,
     )  # fmt: skip
 
@@ -182,10 +188,22 @@ def _velocities(xy_m: Array, present: NDArray[np.bool_], fps: float) -> Array:
     return out
 
 
+def _attributes(
+    category: str, logged: list[str], speed_mps: Array, present: NDArray[np.bool_], entered: bool
+) -> tuple[str, ...]:
+    """Attributes [T]: the logged one, else what the speed suggests; a rider does not get off in between."""
+    rider = "cycle.with_rider" if entered and category in CYCLES else ""
+    out = []
+    for there, own, speed in zip(present, logged, speed_mps, strict=True):
+        rider = own if own.startswith("cycle.") else rider
+        out.append((own or rider or default_attribute(category, float(speed))) if there else "")
+    return tuple(out)
+
+
 def default_attribute(category: str, speed_mps: float) -> str:
     """The nuScenes attribute that a speed suggests; '' where the category has none."""
     moves = speed_mps > STOPPED_MPS
-    if category in ("vehicle.bicycle", "vehicle.motorcycle"):
+    if category in CYCLES:
         return "cycle.with_rider" if moves else "cycle.without_rider"
     if category.startswith("vehicle."):
         return "vehicle.moving" if moves else "vehicle.stopped"

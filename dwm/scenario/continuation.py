@@ -23,6 +23,7 @@ BLEND_S = 2.0
 DECAY_S = 3.0
 STANDING_MPS = 0.3
 START_AGAIN_MPS = 6.0
+NO_LANE_NOTE = "no lane near the ego at the end of the log: it goes on at constant speed with a turn rate decaying over 3 s"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +58,11 @@ def ego_state(track: EgoTrack, timestamp_us: int) -> EgoState:
     if len(recent) > 1:
         a, b = recent[0], recent[-1]
         heading = yaw_from_rotation(pose)
-        moved = track.ego_to_global[b, :2, 3] - track.ego_to_global[a, :2, 3]
+        along = (track.ego_to_global[recent, :2, 3] - pose[:2, 3]) @ np.array([np.cos(heading), np.sin(heading)])
         span = times[b] - times[a]
-        speed = float(moved @ np.array([np.cos(heading), np.sin(heading)]) / span)
+        # A parabola: the speed at the end, not the mean, when the ego brakes.
+        fit = np.polyfit(times[recent] - times[b], along, 2 if len(recent) > 4 else 1)
+        speed = float(fit[-2])
         turned = wrap_angle(yaw_from_rotation(track.ego_to_global[b]) - yaw_from_rotation(track.ego_to_global[a]))
         rate = float(turned / span)
     steps = np.linalg.norm(np.diff(track.ego_to_global[:, :2, 3], axis=0), axis=1) / np.maximum(np.diff(times), 1e-6)
@@ -80,8 +83,8 @@ def turn_rate_path(state: EgoState, elapsed_s: Array) -> Array:
     middle = (yaw[1:] + yaw[:-1]) / 2
     x = np.concatenate([[0.0], np.cumsum(speed * np.cos(middle) * step)]) + state.pose[0, 3]
     y = np.concatenate([[0.0], np.cumsum(speed * np.sin(middle) * step)]) + state.pose[1, 3]
-    columns = (np.interp(elapsed_s, fine, column) for column in (x, y, yaw))
-    return _with_attitude(state.pose, *columns)
+    x, y, yaw = (np.interp(elapsed_s, fine, column) for column in (x, y, yaw))
+    return _with_attitude(state.pose, x, y, yaw)
 
 
 def continue_scene(
@@ -100,7 +103,7 @@ def continue_scene(
         ego = _ego_agent(scene, state)
         if ego is None:
             ego_path = turn_rate_path(state, (timestamps_us - timestamps_us[0]) * 1e-6)
-            notes = ("no lane near the ego at the end of the log: it continues at constant speed with a turn rate decaying over 3 s",)
+            notes = (NO_LANE_NOTE,)
     simulation = Simulation(graph, np.random.default_rng(_entropy(scene, seed, "traffic")))
     known = tuple(int(i) for i in np.flatnonzero(table.present[:, frame]))
     if ego is not None:
@@ -124,7 +127,7 @@ def continue_scene(
             present[slot] = False
         states.append((xy[first:], yaw[first:], present[first:]))
         ego_poses.append((*xy[0], yaw[0]) if ego is not None else (0.0, 0.0, 0.0))
-        if graph is not None and k and k % max(int(round(fps)), 1) == 0:
+        if graph is not None and k and k % max(round(fps), 1) == 0:
             entrances.admit(simulation, here, xy, present, first)
     path = ego_path if ego_path is not None else _blended(np.array(ego_poses), state.pose, timestamps_us)
     return _collect(states, known, tuple(simulation.specs[first:]), path, notes)
@@ -181,9 +184,10 @@ def _agent_spec(scene: Scene, index: int, table: BoxTable, frame: int, fps: floa
     behaviour, desired = _behaviour(scene, agent, table, index, frame, speed)
     x, y = table.centers_m[index, frame, :2]
     w, length, h = (float(v) for v in agent.size_wlh_m)
+    speed = speed if behaviour != "static" else 0.0
     return AgentSpec(
         token=agent.instance_token, category=agent.category, detection_class=agent.detection_class, size_wlh_m=(w, length, h),
-        x_m=float(x), y_m=float(y), yaw_rad=float(table.yaws_rad[index, frame]), speed_mps=speed if behaviour != "static" else 0.0,
+        x_m=float(x), y_m=float(y), yaw_rad=float(table.yaws_rad[index, frame]), speed_mps=speed,
         behaviour=behaviour, desired_speed_mps=desired,
     )  # fmt: skip
 
@@ -241,7 +245,8 @@ class _Entrances:
         self.scene, self.seed, self.target, self.admitted = scene, seed, target, 0
         self.rng = np.random.default_rng(_entropy(scene, seed, "entrances"))
         graph = scene.map.lane_graph
-        lanes = [] if graph is None else [lane for lane in graph.lanes.values() if not lane.is_connector and lane.length_m > 8.0]
+        every = graph.lanes.values() if graph is not None else ()
+        lanes = [lane for lane in every if not lane.is_connector and lane.length_m > 8.0]
         self.places = [(lane, float(s)) for lane in lanes for s in np.arange(4.0, lane.length_m - 4.0, 4.0)]
         self.poses = np.array([lane.pose_at(s) for lane, s in self.places]).reshape(-1, 3)
 

@@ -34,6 +34,9 @@ class Limits:
     off_road_share: float = 0.05
 
 
+LIMITS = Limits()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Violation:
     """A broken limit: a slug and, in words, the number and the limit."""
@@ -42,13 +45,13 @@ class Violation:
     detail: str
 
 
-def check_kinematics(poses: Array, fps: float, limits: Limits = Limits(), first: int = 0) -> Violation | None:
+def check_kinematics(poses: Array, fps: float, limits: Limits = LIMITS, first: int = 0) -> Violation | None:
     """The worst broken limit of poses [T, 4, 4] at frames >= ``first``, or None.
 
     Derivatives are those of a Savitzky-Golay fit (cubic over 1.25 s), so that the noise of logged poses does not count.
     Raises nothing: a path too short for the fit is accepted.
     """
-    window = max(int(round(SMOOTHING_S * fps)) // 2 * 2 + 1, 5)
+    window = max(round(SMOOTHING_S * fps) // 2 * 2 + 1, 5)
     if len(poses) < window or first >= len(poses):
         return None
     names = ("acceleration", "deceleration", "lateral acceleration", "jerk", "curvature", "steering rate")
@@ -69,7 +72,7 @@ def check_kinematics(poses: Array, fps: float, limits: Limits = Limits(), first:
     )
 
 
-def _motion(poses: Array, fps: float, window: int, wheelbase_m: float) -> tuple[Array, ...]:
+def _motion(poses: Array, fps: float, window: int, wheelbase_m: float) -> tuple[NDArray, ...]:
     """Acceleration, deceleration, lateral acceleration, jerk, curvature and steering rate, each [T] and >= 0."""
     xy, yaw = poses[:, :2, 3] - poses[0, :2, 3], np.unwrap(yaw_from_rotation(poses))
 
@@ -114,13 +117,13 @@ def off_road(poses: Array, scene_map: SceneMap, tolerance_m: float) -> NDArray[n
         crop[r0 - low[1] : r1 - low[1], c0 - low[0] : c1 - low[0]] = layer[r0:r1, c0:c1] > 0
     if not crop.any():
         return None
-    distance = distance_transform_edt(~crop) * mpp
+    distance = np.asarray(distance_transform_edt(~crop)) * mpp
     local = pixels - low
     return (distance[local[..., 1], local[..., 0]] > tolerance_m).any(axis=1)
 
 
 def check_drivable(
-    poses: Array, scene_map: SceneMap, limits: Limits = Limits(), baseline: Array | None = None
+    poses: Array, scene_map: SceneMap, limits: Limits = LIMITS, baseline: Array | None = None
 ) -> tuple[Violation | None, tuple[str, ...]]:
     """Whether the ego leaves the drivable area in too many frames, more than the baseline does; and notes."""
     if len(poses) == 0:
@@ -139,7 +142,9 @@ def check_drivable(
     ), ()
 
 
-def overlaps(poses: Array, centers_m: Array, yaws_rad: Array, sizes_wlh_m: Array, present: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def overlaps(
+    poses: Array, centers_m: Array, yaws_rad: Array, sizes_wlh_m: Array, present: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
     """Whether the ego overlaps each agent [A, T], by the separating axes of two rectangles in the plane.
 
     Agents as in ``AgentBoxes``: centres [A, T, >=2], headings [A, T], sizes [A, 3].
@@ -189,7 +194,7 @@ def check_all(
     *,
     baseline: Array,
     first: int = 0,
-    limits: Limits = Limits(),
+    limits: Limits = LIMITS,
     ignored: NDArray[np.bool_] | None = None,
 ) -> tuple[Violation | None, tuple[str, ...]]:
     """All checks on frames >= ``first``: the first violation, or None, and notes on what could not be checked."""

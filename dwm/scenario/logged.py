@@ -78,7 +78,8 @@ def brake_followers(scene: Scene, table: BoxTable, ego: Array, baseline: Array, 
         rows = rows[rows >= start]
         if not agent.category.startswith("vehicle.") or len(rows) < 2 or np.any(np.diff(rows) != 1):
             continue
-        gap, behind = _gap_to_rear(table.centers_m[i, rows, :2], table.yaws_rad[i, rows], agent.size_wlh_m, centre[rows], yaw[rows])
+        own = (table.centers_m[i, rows, :2], table.yaws_rad[i, rows], agent.size_wlh_m)
+        gap, behind = _gap_to_rear(*own, centre[rows], yaw[rows])
         # Behind at first, and too close later.
         if behind[0] and gap[0] > 0 and (behind & (gap < TOO_CLOSE_M)).any():
             speed = np.linalg.norm(np.gradient(centre[rows], axis=0), axis=1) * fps
@@ -98,7 +99,14 @@ def _gap_to_rear(xy: Array, yaw: Array, size_wlh_m: Array, ego_xy: Array, ego_ya
 
 
 def _follow(
-    table: BoxTable, i: int, rows: NDArray[np.int64], size_wlh_m: Array, ego_xy: Array, ego_yaw: Array, ego_speed: Array, fps: float
+    table: BoxTable,
+    i: int,
+    rows: NDArray[np.int64],
+    size_wlh_m: Array,
+    ego_xy: Array,
+    ego_yaw: Array,
+    ego_speed: Array,
+    fps: float,
 ) -> None:
     centers, yaws = table.centers_m[i, rows].copy(), np.unwrap(table.yaws_rad[i, rows])
     logged = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(centers[:, :2], axis=0), axis=1))])
@@ -124,5 +132,5 @@ def _follow(
         driven[k] = progress
     moved = np.abs(driven - logged) > 1e-6
     for k in np.flatnonzero(moved):
-        table.centers_m[i, rows[k]], table.yaws_rad[i, rows[k]] = pose(driven[k])
+        table.centers_m[i, rows[k]], table.yaws_rad[i, rows[k]] = pose(float(driven[k]))
         table.sources[i, rows[k]] = LabelSource.TRANSFORMED

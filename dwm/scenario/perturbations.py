@@ -70,7 +70,8 @@ def horizon(perturbation: Perturbation) -> float:
 def perturb(baseline: EgoTrack, timestamps_us: NDArray[np.int64], perturbation: Perturbation) -> Array:
     """Ego poses [T, 4, 4] at the given times; the onset counts from the first of them."""
     if perturbation.name == BASELINE.name:
-        return baseline.at(timestamps_us)
+        own = np.array_equal(timestamps_us, baseline.timestamps_us[: len(timestamps_us)])
+        return baseline.ego_to_global[: len(timestamps_us)].copy() if own else baseline.at(timestamps_us)
     times = (timestamps_us - baseline.timestamps_us[0]) * 1e-6
     return family(perturbation.name).apply(baseline, times, _checked(perturbation))
 
@@ -79,7 +80,9 @@ def _checked(perturbation: Perturbation) -> dict[str, float]:
     expected = family(perturbation.name).parameters
     if set(perturbation.params) != set(expected):
         raise InputError(
-            f"perturbation '{perturbation.name}'", f"parameters are {sorted(perturbation.params)}", f"give exactly {sorted(expected)}"
+            f"perturbation '{perturbation.name}'",
+            f"parameters are {sorted(perturbation.params)}",
+            f"give exactly {sorted(expected)}",
         )
     return perturbation.params
 
@@ -225,7 +228,9 @@ def _sample_speed_scale(severity: float, rng: np.random.Generator) -> dict[str, 
 def _sample_hard_brake(severity: float, rng: np.random.Generator) -> dict[str, float]:
     """2 to 6 m/s^2, then standing for one to four seconds."""
     return {
-        "decel_mps2": float(_mix(2.0, 6.0, severity)), "onset_s": float(rng.uniform(1.0, 6.0)), "hold_s": float(rng.uniform(1.0, 4.0))
+        "decel_mps2": float(_mix(2.0, 6.0, severity)),
+        "onset_s": float(rng.uniform(1.0, 6.0)),
+        "hold_s": float(rng.uniform(1.0, 4.0)),
     }
 
 

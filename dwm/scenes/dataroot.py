@@ -52,7 +52,7 @@ def check_filename(dataroot: Path, table: str, token: str, filename: Any) -> Pat
     return dataroot / posix
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def _load(dataroot: str, version: str, stamp: int) -> NuScenes:
     # The devkit opens map masks while loading, so their names are checked before.
     for row in read_table(Path(dataroot) / version / "map.json"):

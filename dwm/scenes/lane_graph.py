@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from dwm.geometry import wrap_angle
 
@@ -61,13 +61,16 @@ class LaneGraph:
         owners = [(token, i) for token, lane in lanes.items() for i in range(len(lane.centerline))]
         self._owners = owners
         points = [lane.centerline[:, :2] for lane in lanes.values()]
-        self._tree = cKDTree(np.concatenate(points)) if points else None
+        self._tree = KDTree(np.concatenate(points)) if points else None
 
-    def nearest(self, x_m: float, y_m: float, yaw_rad: float, max_distance_m: float = 4.0, max_heading_rad: float = 0.8) -> LanePoint | None:
+    def nearest(
+        self, x_m: float, y_m: float, yaw_rad: float, max_distance_m: float = 4.0, max_heading_rad: float = 0.8
+    ) -> LanePoint | None:
         """The lane point closest to a pose among lanes of a similar heading, or None."""
         if self._tree is None:
             return None
         best: LanePoint | None = None
+        best_cost = np.inf
         for index in self._tree.query_ball_point([x_m, y_m], max_distance_m):
             token, i = self._owners[index]
             px, py, pyaw = self.lanes[token].centerline[i]
@@ -80,6 +83,7 @@ class LaneGraph:
                 lane=token, s_m=float(self.lanes[token].arc_m[i] + along), lateral_m=float(lateral), heading_error_rad=error
             )
             # Heading breaks ties inside junctions, where connectors overlap.
-            if best is None or abs(lateral) + abs(along) + 2 * abs(error) < best_cost:
-                best, best_cost = point, abs(lateral) + abs(along) + 2 * abs(error)
+            cost = abs(lateral) + abs(along) + 2 * abs(error)
+            if cost < best_cost:
+                best, best_cost = point, cost
         return best

@@ -35,8 +35,9 @@ def free_acceleration(speed_mps: ArrayLike, desired_mps: ArrayLike, params: IdmP
 def interaction(speed_mps: ArrayLike, leader_speed_mps: ArrayLike, gap_m: ArrayLike, params: IdmParams = IDM) -> Array:
     """The (negative) acceleration that a leader at a bumper-to-bumper gap adds."""
     v, gap = np.asarray(speed_mps, dtype=np.float64), np.maximum(gap_m, 0.05)
+    leader = np.asarray(leader_speed_mps, dtype=np.float64)
     a, b = params.max_acceleration_mps2, params.comfortable_deceleration_mps2
-    dynamic = v * params.time_headway_s + v * (v - leader_speed_mps) / (2 * np.sqrt(a * b))
+    dynamic = v * params.time_headway_s + v * (v - leader) / (2 * np.sqrt(a * b))
     return -a * ((params.standstill_gap_m + np.maximum(dynamic, 0.0)) / gap) ** 2
 
 
@@ -50,4 +51,6 @@ def acceleration(
 
 def equilibrium_gap_m(speed_mps: float, desired_mps: float, params: IdmParams = IDM) -> float:
     """The gap kept behind a leader of the same constant speed."""
-    return (params.standstill_gap_m + speed_mps * params.time_headway_s) / np.sqrt(1 - (speed_mps / desired_mps) ** params.exponent)
+    return (params.standstill_gap_m + speed_mps * params.time_headway_s) / np.sqrt(
+        1 - (speed_mps / desired_mps) ** params.exponent
+    )

@@ -36,7 +36,7 @@ class Blockers:
     owner: NDArray[np.int64]  # vehicle index of the disc, or -1
 
 
-def box_discs(xy_m: Array, yaw_rad: Array, size_wlh_m: Array, speed_mps: Array, margin_m: float, owner: Array) -> Discs:
+def box_discs(xy_m: Array, yaw_rad: Array, size_wlh_m: Array, speed_mps: Array, margin_m: float, owner: NDArray) -> Discs:
     """Three discs for each of N boxes, [3 N]."""
     width, length = size_wlh_m[:, 0], size_wlh_m[:, 1]
     radius = np.minimum(width, length) / 2

@@ -111,7 +111,9 @@ class Pedestrians:
         turn = np.clip(wrap_angle(goal - self.yaw), -TURN_RATE_RADPS * dt_s, TURN_RATE_RADPS * dt_s)
         self.yaw = self.yaw + np.where(self.active & (self.desired > 0), turn, 0.0)
         speed = np.where(stop, 0.0, np.where(self.crossing, np.maximum(self.desired, 1.2 * (self.desired > 0)), self.desired))
-        limit = np.where(stop, 4.0, ACCELERATION_MPS2) * dt_s
+        # Slower while turning round, so that no one swings out into the road.
+        speed = speed * np.clip(np.cos(wrap_angle(goal - self.yaw)), 0.15, 1.0)
+        limit = np.where(stop | (speed < 0.5 * self.v), 4.0, ACCELERATION_MPS2) * dt_s
         self.v = np.where(self.active, self.v + np.clip(speed - self.v, -limit, limit), 0.0)
         self.xy = self.xy + (self.v * dt_s)[:, None] * np.stack([np.cos(self.yaw), np.sin(self.yaw)], axis=-1)
 
@@ -206,7 +208,9 @@ class Pedestrians:
         here = np.flatnonzero(self.active)
         moving = np.flatnonzero(self.active & self.crossing)
         direction = np.stack([np.cos(self.yaw), np.sin(self.yaw)], axis=-1)
-        parts = [self.xy[here]] + [self.xy[moving] + t * np.maximum(self.v[moving], 0.8)[:, None] * direction[moving] for t in (1.0, 2.0)]
+        parts = [self.xy[here]] + [
+            self.xy[moving] + t * np.maximum(self.v[moving], 0.8)[:, None] * direction[moving] for t in (1.0, 2.0)
+        ]
         xy = np.concatenate(parts)
         yaw = np.concatenate([self.yaw[here], self.yaw[moving], self.yaw[moving]])
         return Discs(

@@ -34,7 +34,9 @@ KINDS = {
         Kind(category="vehicle.bus.rigid", detection_class="bus", size_wlh_m=(2.9, 11.0, 3.5), speed_mps=(7.0, 10.0)),
         Kind(category="vehicle.trailer", detection_class="trailer", size_wlh_m=(2.9, 12.0, 3.9)),
         Kind(category="vehicle.construction", detection_class="construction_vehicle", size_wlh_m=(2.8, 6.4, 3.2)),
-        Kind(category="human.pedestrian.adult", detection_class="pedestrian", size_wlh_m=(0.67, 0.73, 1.77), speed_mps=(0.8, 1.6)),
+        Kind(
+            category="human.pedestrian.adult", detection_class="pedestrian", size_wlh_m=(0.67, 0.73, 1.77), speed_mps=(0.8, 1.6)
+        ),
         Kind(category="vehicle.motorcycle", detection_class="motorcycle", size_wlh_m=(0.77, 2.1, 1.5), speed_mps=(8.0, 13.0)),
         Kind(category="vehicle.bicycle", detection_class="bicycle", size_wlh_m=(0.6, 1.7, 1.3), speed_mps=(4.0, 6.0)),
         Kind(category="movable_object.trafficcone", detection_class="traffic_cone", size_wlh_m=(0.41, 0.41, 1.07)),

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from dwm.geometry import wrap_angle
 from dwm.scenes.lane_graph import LaneGraph
@@ -43,11 +43,13 @@ class RoadNetwork:
 
     def __init__(self, graph: LaneGraph) -> None:
         self.graph = graph
-        self.speed_limits = {token: _speed_profile(lane.centerline, lane.speed_limit_mps) for token, lane in graph.lanes.items()}
+        self.speed_limits = {
+            token: _speed_profile(lane.centerline, lane.speed_limit_mps) for token, lane in graph.lanes.items()
+        }
         self.conflicts = _conflicts(graph)
         self.reach_m = _reach(graph)
         points = [lane.centerline for lane in graph.lanes.values()]
-        self._tree = cKDTree(np.concatenate(points)[:, :2]) if points else None
+        self._tree = KDTree(np.concatenate(points)[:, :2]) if points else None
         self._yaw = np.concatenate(points)[:, 2] if points else np.zeros(0)
         self._owners = [token for token, lane in graph.lanes.items() for _ in range(len(lane.centerline))]
         self._half_width = np.array([graph.lanes[t].width_m / 2 for t in self._owners])
@@ -134,14 +136,15 @@ def straight_path(x_m: float, y_m: float, yaw_rad: float) -> SampledPath:
     """The path of an agent that knows no lanes."""
     grid = np.arange(PATH_POINTS, dtype=np.float64)
     points = np.stack(
-        [x_m + grid * np.cos(yaw_rad), y_m + grid * np.sin(yaw_rad), np.full_like(grid, yaw_rad), np.full_like(grid, 99.0)], axis=-1
+        [x_m + grid * np.cos(yaw_rad), y_m + grid * np.sin(yaw_rad), np.full_like(grid, yaw_rad), np.full_like(grid, 99.0)],
+        axis=-1,
     )
     return SampledPath(points=points, end_m=np.inf, connectors=[])
 
 
 def _side_yaw(polygon: shapely.Polygon) -> float:
     """Direction of a side of the smallest rectangle around a polygon."""
-    corners = np.asarray(shapely.minimum_rotated_rectangle(polygon).exterior.coords)
+    corners = shapely.get_coordinates(shapely.minimum_rotated_rectangle(polygon))
     return float(np.arctan2(*(corners[1] - corners[0])[::-1]))
 
 

@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 EGO_SIZE_WLH_M = (1.85, 4.08, 1.6)
 # From the ego frame's origin (rear axle) to the middle of the box.
 REAR_AXLE_TO_CENTRE_M = 1.0
-EGO_LOOKAHEAD_S = (0.0, 0.8, 1.6, 2.4)
+EGO_LOOKAHEAD_S = (0.0, 0.8, 1.6, 2.4, 3.2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

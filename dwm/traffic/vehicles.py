@@ -14,7 +14,10 @@ from dwm.traffic.routes import PATH_POINTS, RoadNetwork, Route, SampledPath, str
 from dwm.traffic.types import AgentSpec
 
 Array = NDArray[np.float64]
-RETURN_RATE_PER_M = 0.17  # lateral errors decay over about 1 / rate metres of road
+RETURN_RATE_PER_S = 1.0  # lateral errors decay over about 1 / rate seconds,
+RETURN_RATE_PER_M = (0.04, 0.17)  # and over no less and no more road than the inverse of these
+RETURN_ACCELERATION_MPS2 = 2.0
+STEERING_PER_M_S = 0.12  # how fast the curvature of the return may change
 JERK_MPS3 = 8.0
 EMERGENCY_JERK_MPS3 = 40.0
 STOP_LINE_M = 1.0
@@ -43,7 +46,7 @@ class Vehicles:
         self.paths = np.zeros((0, PATH_POINTS, 4))
         self.size = np.zeros((0, 3))
         self.active = np.zeros(0, dtype=bool)
-        for name in ("s", "v", "a", "lateral", "slope", "desired", "target", "wander", "phase", "travelled"):
+        for name in ("s", "v", "a", "lateral", "slope", "bend", "desired", "target", "wander", "phase", "travelled"):
             setattr(self, name, np.zeros(0))
 
     s: Array
@@ -51,6 +54,7 @@ class Vehicles:
     a: Array
     lateral: Array
     slope: Array
+    bend: Array
     desired: Array
     target: Array
     wander: Array
@@ -87,7 +91,7 @@ class Vehicles:
         self.active = np.append(self.active, True)
         # The wander starts at zero so that the pose given is the pose kept.
         values = dict(
-            s=0.0, v=max(spec.speed_mps, 0.0), a=0.0, lateral=lateral, slope=slope, desired=spec.desired_speed_mps, target=target,
+            s=0.0, v=max(spec.speed_mps, 0.0), a=0.0, lateral=lateral, slope=slope, bend=0.0, desired=spec.desired_speed_mps, target=target,
             wander=wander, phase=driver.rng.choice([0.0, np.pi]), travelled=0.0,
         )  # fmt: skip
         for name, value in values.items():
@@ -148,13 +152,17 @@ class Vehicles:
         self.s, self.travelled = self.s + distance, self.travelled + distance
         goal = self.target + self.wander * np.sin(self.travelled / 12.0 + self.phase)
         # Critically damped in distance, not in time: a standing vehicle does not slide.
-        bend = -(RETURN_RATE_PER_M**2) * (self.lateral - goal) - 2 * RETURN_RATE_PER_M * self.slope
-        self.slope = self.slope + bend * distance
+        rate = np.clip(RETURN_RATE_PER_S / np.maximum(self.v, 1e-3), *RETURN_RATE_PER_M)
+        limit = RETURN_ACCELERATION_MPS2 / np.maximum(self.v, 3.0) ** 2
+        bend = np.clip(-(rate**2) * (self.lateral - goal) - 2 * rate * self.slope, -limit, limit)
+        self.bend = np.clip(bend, self.bend - STEERING_PER_M_S * dt_s, self.bend + STEERING_PER_M_S * dt_s)
+        self.slope = self.slope + self.bend * distance
         self.lateral = self.lateral + self.slope * distance
 
     def _stop_gaps(self, blockers: Blockers, taken: set[str]) -> Array:
         """Gap [A] to the line where each vehicle must stop: at a junction it may not enter yet, or at the end of the road."""
         gaps = np.full(len(self.s), np.inf)
+        self._give_way(taken)
         asked = {int(i): self._next_entry(int(i)) for i in np.flatnonzero(self.active)}
         entries: dict[int, tuple[str, float, float]] = {}
         requests: list[Request] = []
@@ -173,7 +181,10 @@ class Vehicles:
                 hurried = self.v[i] ** 2 / (2 * max(distance, 0.1)) > 5.0
                 requests.append(
                     Request(
-                        vehicle=int(i), connector=entry[0], must_go=bool(hurried), exit_free=self._exit_free(int(i), entry, blockers)
+                        vehicle=int(i),
+                        connector=entry[0],
+                        must_go=bool(hurried),
+                        exit_free=self._exit_free(int(i), entry, blockers),
                     )
                 )
         granted = self.reservations.decide(requests, taken)
@@ -183,6 +194,20 @@ class Vehicles:
             else:
                 gaps[i] = min(gaps[i], distance + STOP_LINE_M)
         return gaps
+
+    def _give_way(self, taken: set[str]) -> None:
+        """Return reservations that an external vehicle crosses, where the vehicle can still stop without haste."""
+        for i in np.flatnonzero(self.active) if taken else ():
+            driver = self.drivers[i]
+            entries = {token: start for token, start, _ in driver.connectors}
+            for token, end in list(driver.held):
+                distance = entries.get(token, -np.inf) - self.s[i] - self.size[i, 1] / 2
+                if (
+                    self.reservations.conflicts.get(token, frozenset()) & taken
+                    and distance > self.v[i] ** 2 / 7.0 + 0.2 * self.v[i]
+                ):
+                    self.reservations.release(int(i), token)
+                    driver.held.remove((token, end))
 
     def _next_entry(self, index: int) -> tuple[str, float, float] | None:
         driver = self.drivers[index]
@@ -198,7 +223,8 @@ class Vehicles:
         """Whether someone ahead in the same lane still waits for the junction: who cannot enter must not reserve."""
         ahead = blockers.owner[(blockers.vehicle == index) & (blockers.along_m + self.s[index] < start_m - 1.0)]
         return any(
-            j >= 0 and (entry := asked.get(int(j))) is not None and entry[1] - self.s[j] < start_m - self.s[index] for j in set(ahead)
+            j >= 0 and (entry := asked.get(int(j))) is not None and entry[1] - self.s[j] < start_m - self.s[index]
+            for j in set(ahead)
         )
 
     def _exit_free(self, index: int, entry: tuple[str, float, float], blockers: Blockers) -> bool:

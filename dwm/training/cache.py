@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,45 +20,26 @@ from dwm.codec.interface import Codec
 from dwm.conditioning.build import ScenarioConditioner, camera_features, images_to_tensor
 from dwm.errors import InputError
 from dwm.scenes.prompts import tokenize
+from dwm.scenes.proving_ground.city import FIRST_HELD_OUT_TOWN
 from dwm.training.clips import TrainingClip
-from dwm.training.sequences import FIRST_HELD_OUT_TOWN, Town, drive, open_town, render_frames
+from dwm.training.config import ClipsConfig, DrivesConfig
+from dwm.training.loop import pick_device
+from dwm.training.sequences import Town, drive, open_town, render_frames
 
 WINDOW_FRAMES = 8
 _FPS = 12
 _WARMUP_FRAMES = 12  # traffic settles before anything is filmed
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DrivesConfig:
-    """Which drives to render."""
-
-    out: str = "out/training/drives"
-    device: str = "auto"
-    first_town: int = 0  # town seeds first_town .. first_town + towns - 1
-    towns: int = 12
-    drives_per_town: int = 6
-    frames_12hz: int = 24  # consecutive frames of each drive
-    low_fps: tuple[int, ...] = (2, 1)  # and one window at each of these rates [Hz]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClipsConfig:
-    """How drives become training clips."""
-
-    drives: str = "out/training/drives"
-    out: str = "out/training/clips"
-    codec_weights: str = "weights/proving_ground_codec.safetensors"
-    device: str = "auto"
-    window_step: int = 4  # frames between the starts of consecutive 12 Hz windows
-
-
 def render_drives(config: DrivesConfig, progress: bool = True) -> Path:
     """Render every drive that is not there yet; returns the folder."""
     if config.first_town + config.towns > FIRST_HELD_OUT_TOWN:
-        raise InputError("towns", f"seeds reach {FIRST_HELD_OUT_TOWN}, which is held out", "use fewer towns or a lower first_town")
+        raise InputError(
+            "towns", f"seeds reach {FIRST_HELD_OUT_TOWN}, which is held out", "use fewer towns or a lower first_town"
+        )
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    device = _device(config.device)
+    device = pick_device(config.device)
     town: Town | None = None
     todo = [(t, d) for t in range(config.first_town, config.first_town + config.towns) for d in range(config.drives_per_town)]
     for town_seed, drive_seed in tqdm(todo, desc="rendering drives", disable=None if progress else True):
@@ -102,14 +82,16 @@ def encode_clips(config: ClipsConfig, codec: Codec, progress: bool = True) -> Pa
     town: Town | None = None
     for path in tqdm(records, desc="encoding clips", disable=None if progress else True):
         record = json.loads(path.with_suffix(".json").read_text())
-        windows = [(fps, run[i : i + WINDOW_FRAMES]) for fps, run in record["runs"] for i in _starts(len(run), config.window_step)]
+        windows = [
+            (fps, run[i : i + WINDOW_FRAMES]) for fps, run in record["runs"] for i in _starts(len(run), config.window_step)
+        ]
         names = [out / f"{path.stem.replace('drive', 'clip')}-{i:02d}.pt" for i in range(len(windows))]
         if all(name.exists() for name in names):
             continue
         if town is None or town.city.seed != record["town"]:
-            town = open_town(record["town"], "cpu")
+            town = open_town(record["town"], render=False)
         scenario, _ = drive(town, record["drive"])
-        conditioner = ScenarioConditioner(scenario, _device(config.device))
+        conditioner = ScenarioConditioner(scenario, pick_device(config.device))
         images = np.load(path, mmap_mode="r")
         images = images.reshape(len(record["frames"]), -1, *images.shape[1:])
         position = {f: i for i, f in enumerate(record["frames"])}
@@ -134,8 +116,14 @@ def _encode(
     video = images_to_tensor(images, conditioner.device)  # [T, V, 3, H, W]
     latents = torch.stack([codec.encode(frame) for frame in video])
     source = given - 1
-    condition = conditioner.window(frames, fps=fps, codec=codec, source=frames[source], source_images_VCHW=codec.decode(latents[source]))
-    assert condition.layout_BTVCHW is not None and condition.memory_BTVCHW is not None and condition.memory_valid_BTV1HW is not None
+    condition = conditioner.window(
+        frames, fps=fps, codec=codec, source=frames[source], source_images_VCHW=codec.decode(latents[source])
+    )
+    assert (
+        condition.layout_BTVCHW is not None
+        and condition.memory_BTVCHW is not None
+        and condition.memory_valid_BTV1HW is not None
+    )
     return {
         "latents": latents.half().cpu(),
         "memory": condition.memory_BTVCHW[0].half().cpu(),
@@ -172,11 +160,6 @@ class ClipCache:
             layout_TVCHW=raw["layout"], waypoints_TK=raw["waypoints"], cameras_VK=raw["cameras"], times_T=raw["times"],
             fps=raw["fps"], text_L=raw["text"], given=raw["given"],
         )  # fmt: skip
-
-
-
-def _device(name: str) -> torch.device:
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
 def _write(path: Path, content: bytes) -> None:

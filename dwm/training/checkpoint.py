@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ class TrainingState:
     model: nn.Module
     averaged: nn.Module  # exponential moving average of the model
     optimizer: torch.optim.Optimizer
-    fingerprint: str  # what must not change between resumptions
+    fingerprint: str  # JSON object of what must not change between resumptions
     step: int = 0  # optimiser steps done
     elapsed_s: float = 0.0  # training time spent
 
@@ -52,8 +53,10 @@ def load_checkpoint(state: TrainingState, path: Path) -> bool:
     if not path.is_file():
         return False
     payload = _read(path)
-    if payload["fingerprint"] != state.fingerprint:
-        raise InputError(path, "this folder holds a run with another model or data", "choose another loop.out, or delete it")
+    stored = json.loads(payload["fingerprint"])
+    for key, value in json.loads(state.fingerprint).items():
+        if stored.get(key) != value:
+            raise InputError(path, f"this folder holds a run with another {key}", "choose another loop.out, or delete it")
     state.model.load_state_dict(payload["model"])
     state.averaged.load_state_dict(payload["averaged"])
     state.optimizer.load_state_dict(payload["optimizer"])

@@ -21,7 +21,7 @@ from dwm.models.weights import fit_tensors, load_tensors
 from dwm.training.config import TrainConfig
 
 HELD_OUT_IMAGES = 12  # the last images of the data, never trained on
-NORMALISATION_IMAGES = 512  # images whose latents set the normalisation
+FITTING_IMAGES = 512  # images whose blocks set the linear half
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,10 +60,10 @@ class ImageStore:
 
 
 def open_images(folder: Path) -> ImageStore:
-    """All ``images*.npy`` of a folder: uint8 [..., H, W, 3] of one image size; InputError when there are none."""
-    paths = sorted(folder.glob("images*.npy"))
+    """All ``*.npy`` of a folder: uint8 [..., H, W, 3] of one image size; InputError when there are none."""
+    paths = sorted(folder.glob("*.npy"))
     if not paths:
-        raise InputError(folder, "no images*.npy files", "build the image cache first, or give another data folder")
+        raise InputError(folder, "no *.npy files", "build the image cache first, or give another data folder")
     arrays = []
     for path in paths:
         array = np.load(path, mmap_mode="r")
@@ -92,14 +92,18 @@ class CodecTask:
             raise InputError(config.data, f"only {len(images)} images", f"give more than {HELD_OUT_IMAGES}")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.loop.seed)
-            self.model: nn.Module = Autoencoder(config.codec.model)
+            codec = Autoencoder(config.codec.model)
+        self.model: nn.Module = codec
         if config.initial_weights:
             path = Path(config.initial_weights)
             fit_tensors(self.model, load_tensors(path)[0], path)
+        else:
+            picks = np.linspace(0, len(self) - 1, min(len(self), FITTING_IMAGES)).astype(int)
+            codec.fit_blocks(to_model_range(torch.from_numpy(np.stack([images[i] for i in picks]))))
 
     @property
     def fingerprint(self) -> str:
-        return json.dumps({"codec": asdict(self.config.codec.model), "images": len(self.images)}, sort_keys=True)
+        return json.dumps({"codec": asdict(self.config.codec.model)}, sort_keys=True)
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -122,13 +126,13 @@ class CodecTask:
         return crop[:, ::-1] if generator.random() < 0.5 else crop
 
     def loss(self, model: Any, batch: ImageBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        settings, codec = self.config.codec, self.model
+        settings, codec = self.config.codec, self.config.codec.model
         count, _, height, width = batch.images.shape
-        grid = (count, codec.latent_channels, height // codec.downsample, width // codec.downsample)  # type: ignore[operator]
-        noise = torch.randn(grid, generator=generator) * settings.latent_noise  # type: ignore[arg-type]
-        reconstruction, latents = model(batch.images, noise.to(batch.images.device))
-        loss, parts = reconstruction_loss(reconstruction.float(), batch.images, settings.gradient_weight)
-        return loss + settings.latent_penalty * latents.float().square().mean(), parts
+        grid = (count, codec.latent_channels, height // codec.downsample, width // codec.downsample)
+        noise = torch.randn(grid, generator=generator) * settings.latent_noise
+        return reconstruction_loss(
+            model(batch.images, noise.to(batch.images.device)).float(), batch.images, settings.gradient_weight
+        )
 
     def evaluate(self, model: Any, device: torch.device) -> tuple[dict[str, float], NDArray[np.uint8] | None]:
         """PSNR of the held-out images, and originals over reconstructions."""
@@ -139,14 +143,7 @@ class CodecTask:
         return {"held_out_psnr_db": psnr_db(decoded, original)}, strip
 
     def finish(self, model: Any, device: torch.device) -> None:
-        """Set the normalisation of the latents from evenly spaced training images."""
-        picks = np.linspace(0, len(self) - 1, min(len(self), NORMALISATION_IMAGES)).astype(int)
-        with torch.no_grad():
-            latents = [
-                model.encode(to_model_range(torch.from_numpy(np.stack([self.images[i] for i in part])).to(device)))
-                for part in np.array_split(picks, max(1, len(picks) // 16))
-            ]
-        model.set_normalisation(torch.cat(latents).float())
+        """The linear half is final from the start."""
 
 
 def psnr_db(image: Tensor, truth: Tensor) -> float:

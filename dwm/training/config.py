@@ -40,8 +40,7 @@ class CodecTraining:
 
     model: CodecConfig = field(default_factory=CodecConfig)
     gradient_weight: float = 0.5  # weight of the squared error of image gradients, next to the mean absolute error
-    latent_noise: float = 0.05  # standard deviation of noise on training latents, so that near latents decode alike
-    latent_penalty: float = 1e-4  # weight of the mean squared latent, so that the noise cannot be outgrown
+    latent_noise: float = 0.1  # standard deviation of noise on training latents, so that near latents decode alike
     crop_height_px: int = 0  # train on crops of this size, faster; 0 is the whole image
     crop_width_px: int = 0
 
@@ -68,13 +67,39 @@ class WorldTraining:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DrivesConfig:
+    """Which drives to render."""
+
+    out: str = "out/training/drives"
+    device: str = "auto"
+    first_town: int = 0  # town seeds first_town .. first_town + towns - 1
+    towns: int = 12
+    drives_per_town: int = 6
+    frames_12hz: int = 24  # consecutive frames of each drive
+    low_fps: tuple[int, ...] = (2, 1)  # and one window at each of these rates [Hz]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipsConfig:
+    """How drives become training clips."""
+
+    drives: str = "out/training/drives"
+    out: str = "out/training/clips"
+    codec_weights: str = "weights/proving_ground_codec.safetensors"
+    device: str = "auto"
+    window_step: int = 4  # frames between the starts of consecutive 12 Hz windows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
     """One training run."""
 
-    target: str = "world_model"  # "codec" or "world_model"
-    data: str = "data"  # folder: images as .npy for the codec, a clip cache for the world model
+    target: str = "world_model"  # "drives" (render), "codec", "clips" (encode) or "world_model"
+    data: str = "out/training/clips"  # folder: rendered drives for the codec, encoded clips for the world model
     initial_weights: str = ""  # safetensors to start from
     trained_on: str = ""  # what the data is, in words; stored with the weights
+    drives: DrivesConfig = field(default_factory=DrivesConfig)
+    clips: ClipsConfig = field(default_factory=ClipsConfig)
     codec: CodecTraining = field(default_factory=CodecTraining)
     world: WorldTraining = field(default_factory=WorldTraining)
     loop: LoopConfig = field(default_factory=LoopConfig)

@@ -42,7 +42,7 @@ class Task(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """What must stay the same when a run is resumed."""
+        """JSON object of what must stay the same when a run is resumed."""
         ...
 
     @property

@@ -5,20 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 
 from dwm.errors import InputError
+from dwm.models.weights import load_model
 from dwm.training.codec_trainer import CodecTask, open_images
 from dwm.training.config import TrainConfig
-from dwm.training.loop import fit
+from dwm.training.loop import fit, pick_device
 from dwm.training.world_trainer import WorldTask
 
 
 def train(config: TrainConfig, progress: bool = False) -> Path:
-    """Train ``config.target``, or go on where the same folder stopped; the path of the exported weights."""
-    if config.target == "codec":
-        task = CodecTask(config, open_images(Path(config.data)))
-    elif config.target == "world_model":
-        from dwm.training.cache import ClipCache  # here: the cache reads scenes, which nothing else in training needs
+    """Work on ``config.target``, or go on where the same folder stopped; the path of what was made.
 
-        task = WorldTask(config, ClipCache(Path(config.data)))
-    else:
-        raise InputError("target", f"'{config.target}' cannot be trained", "choose codec or world_model")
-    return fit(task, config.loop, progress=progress)
+    "drives" renders proving-ground videos, "codec" trains on them, "clips" encodes them, "world_model" trains on the clips.
+    """
+    if config.target in ("drives", "clips", "world_model"):
+        from dwm.training import cache  # here: the cache reads scenes, which codec training does not need
+
+        if config.target == "drives":
+            return cache.render_drives(config.drives, progress)
+        if config.target == "clips":
+            codec, _ = load_model(Path(config.clips.codec_weights), "autoencoder")
+            return cache.encode_clips(config.clips, codec.to(pick_device(config.clips.device)), progress)
+        return fit(WorldTask(config, cache.ClipCache(Path(config.data))), config.loop, progress=progress)
+    if config.target == "codec":
+        return fit(CodecTask(config, open_images(Path(config.data))), config.loop, progress=progress)
+    raise InputError("target", f"'{config.target}' cannot be trained", "choose drives, codec, clips or world_model")

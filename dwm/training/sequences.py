@@ -1,7 +1,7 @@
 """Training videos from the proving ground: towns, traffic and ego paths nobody logged, rendered in six cameras.
 
-Held-out towns: training uses town seeds below ``FIRST_HELD_OUT_TOWN``; datasets built with ``roadreel world build`` and
-every published figure use seeds from there on.
+Training uses town seeds below ``FIRST_HELD_OUT_TOWN``; datasets built with ``roadreel world build`` and every published
+figure use seeds from there on.
 
 Shapes: T frames, V views, H W pixels.
 """
@@ -27,7 +27,6 @@ from dwm.scenes.proving_ground.weather import WEATHERS
 from dwm.scenes.proving_ground.world import World, make_world
 from dwm.scenes.types import EgoTrack, Scene
 
-FIRST_HELD_OUT_TOWN = 1000
 _START_US = 1_533_151_603_000_000
 _WEATHER_SHARES = (0.4, 0.15, 0.15, 0.15, 0.15)
 _DATES = ("2018-01-15", "2018-04-12", "2018-08-01", "2018-11-06")
@@ -38,20 +37,22 @@ class Town:
     """A city with its renderer; building one takes seconds, so it serves many drives."""
 
     city: City
-    renderer: Renderer
+    renderer: Renderer | None  # None where only the traffic is wanted
 
 
-def open_town(seed: int, device: str | torch.device = "cpu") -> Town:
+def open_town(seed: int, device: str | torch.device = "cpu", render: bool = True) -> Town:
     city = build_city(seed)
-    return Town(city=city, renderer=Renderer(city, device))
+    return Town(city=city, renderer=Renderer(city, device) if render else None)
 
 
 def drive(town: Town, seed: int, duration_s: float = 20.0, n_agents: int = 60) -> tuple[Scenario, str]:
     """Traffic around an ego that swerves and brakes, as a scenario at 12 Hz; and the weather's name."""
     rng = np.random.default_rng((town.city.seed, seed))
     weather = str(rng.choice(list(WEATHERS), p=_WEATHER_SHARES))
-    tokens = [make_token(town.city.seed, "training", seed, i) for i in range(n_agents)]
-    world = make_world(town.city, WEATHERS[weather], tokens, _START_US, round(duration_s * CAMERA_HZ), rng)
+    world = make_world(
+        town.city, WEATHERS[weather], _START_US, round(duration_s * CAMERA_HZ), n_agents,
+        lambda i: make_token(town.city.seed, "training", seed, i), rng,
+    )  # fmt: skip
     times = world.timestamps_us
     logged = world.ego.at(times)
     xy, yaw = wander(logged[:, :2, 3], yaw_from_rotation(logged), rng)
@@ -98,6 +99,7 @@ def wander(
 
 def render_frames(town: Town, scenario: Scenario, weather: str, frames: NDArray[np.int64]) -> NDArray[np.uint8]:
     """True video [T, V, H, W, 3] of the given frames at the world model's image size."""
+    assert town.renderer is not None
     cameras = tuple(c.resized(IMAGE_WIDTH, IMAGE_HEIGHT) for c in scenario.scene.cameras)
     out = []
     for frame in frames:

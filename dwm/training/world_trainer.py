@@ -107,7 +107,7 @@ class WorldTask:
 
     @property
     def fingerprint(self) -> str:
-        return json.dumps({"world": asdict(self.config.world.model), "clips": len(self.clips)}, sort_keys=True)
+        return json.dumps({"world": asdict(self.config.world.model)}, sort_keys=True)
 
     @property
     def metadata(self) -> dict[str, str]:

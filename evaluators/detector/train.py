@@ -22,6 +22,7 @@ from evaluators.boxes import Boxes
 from evaluators.detection import evaluate_boxes_in_memory
 from evaluators.detector.augment import AugmentConfig, Sample, augmented
 from evaluators.detector.decode import images_to_tensor
+from evaluators.detector.drives import key_frames_of_drives
 from evaluators.detector.inference import Detector, rigs_of
 from evaluators.detector.loss import detection_losses
 from evaluators.detector.model import BevDetector, DetectorConfig
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 class DetectorTrainConfig:
     """Everything that decides a training run."""
 
+    target: str = "detector"  # what `roadreel train` takes this file for
+    drives: str = ""  # folder of rendered proving-ground drives; replaces the dataroot for training
     dataroot: str = "data/nuscenes"
     version: str = "v1.0-mini"
     train_split: str = "mini_train"
@@ -83,7 +86,13 @@ def train_detector(config: DetectorTrainConfig, frames: KeyFrames | None = None,
     """
     out = Path(config.out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    frames = frames or _read(config, config.train_split)
+    if frames is None:
+        drives = Path(config.drives)
+        frames = (
+            key_frames_of_drives(drives, Path(config.cache_dir) / "drives")
+            if config.drives
+            else _read(config, config.train_split)
+        )
     if validation is None and config.validation_split:
         validation = _read(config, config.validation_split)
     state = _restore(config, out / "checkpoint.pt")
@@ -106,7 +115,7 @@ def train_detector(config: DetectorTrainConfig, frames: KeyFrames | None = None,
     _save(config, state, out / "checkpoint.pt")
     scores = _validate(config, state, validation) if validation is not None else {}
     _log(out, {"step": state.step, **scores})
-    facts = {"steps": state.step, "seed": config.seed, "trained_on": f"{config.version}/{config.train_split}",
+    facts = {"steps": state.step, "seed": config.seed, "trained_on": config.drives or f"{config.version}/{config.train_split}",
              "key_frames": len(frames), "elapsed_s": round(state.elapsed_s), **scores}  # fmt: skip
     save_detector(out / "detector.safetensors", state.ema, config.model, facts)
     return out / "detector.safetensors"

@@ -84,7 +84,7 @@ class ShardQueue:
         elif report.status == "bad_input":
             # The same input fails the same way: trying again would only cost time.
             failures = self._ledger.failures(shard.shard_id) + 1
-            self._quarantine(shard, attempt_id, f"{report.cause}\n{report.traceback}", failures)
+            self._quarantine(shard, attempt_id, report.cause, f"{report.cause}\n{report.traceback}", failures)
         else:
             self._failed(shard, attempt_id, report)
 
@@ -108,17 +108,16 @@ class ShardQueue:
         self._ledger.record_failure(shard.shard_id, attempt_id, report.traceback or report.cause, counts=counts)
         failures = self._ledger.failures(shard.shard_id)
         if failures >= self._attempts:
-            self._quarantine(shard, attempt_id, report.traceback or report.cause, failures)
+            self._quarantine(shard, attempt_id, report.cause, report.traceback or report.cause, failures)
             return
         self._todo.append(shard)
         name = "attempt_lost" if lost else "attempt_failed"
         self._emit(name, shard, attempt_id, before="running", after="todo", cause=report.cause, exception=report.exception)
 
-    def _quarantine(self, shard: Shard, attempt_id: str, text: str, failures: int) -> None:
-        self._ledger.quarantine(shard.shard_id, text, failures)
+    def _quarantine(self, shard: Shard, attempt_id: str, cause: str, traceback: str, failures: int) -> None:
+        self._ledger.quarantine(shard.shard_id, traceback, failures)
         self._ended["quarantined"] += 1
-        first = text.splitlines()[0] if text else ""
-        self._emit("quarantined", shard, attempt_id, before="running", after="quarantined", cause=first)
+        self._emit("quarantined", shard, attempt_id, before="running", after="quarantined", cause=cause)
 
     def _emit(
         self, name: str, shard: Shard, attempt_id: str, *, before: str, after: str, cause: str = "", exception: str = ""

@@ -223,16 +223,12 @@ def _ray_session(settings: ExecutionConfig) -> Iterator[None]:
         return
     # Environment variables of a runtime need no package builds; silence is for the terminal, events.jsonl has the story.
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-    if settings.address:
-        ray.init(address=settings.address, **quiet)
-    else:
-        ray.init(
-            address="local",
-            num_cpus=_cores(settings),
-            include_dashboard=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            **quiet,
-        )
+    local = {"num_cpus": _cores(settings), "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
+    try:
+        ray.init(address=settings.address or "local", **({} if settings.address else local), **quiet)
+    except Exception as error:  # Ray has no common class for what can go wrong here
+        fix = "free CPU and memory, check execution.address, or use execution.executor=serial"
+        raise InputError("execution.executor", f"Ray did not start ({_last_line(error)})", fix) from error
     try:
         yield
     finally:

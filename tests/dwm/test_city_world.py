@@ -32,7 +32,7 @@ def on_surface(city, xy):
 def test_the_same_seed_builds_the_same_town_and_another_seed_another():
     a, b, c = build_city(5, 220.0), build_city(5, 220.0), build_city(6, 220.0)
     assert np.array_equal(a.surface, b.surface) and not np.array_equal(a.surface, c.surface)
-    assert [tuple(s.center_m) + (s.seed,) for s in a.statics] == [tuple(s.center_m) + (s.seed,) for s in b.statics]
+    assert [(*tuple(s.center_m), s.seed) for s in a.statics] == [(*tuple(s.center_m), s.seed) for s in b.statics]
     assert list(a.lane_graph.lanes) == list(b.lane_graph.lanes) and a.location != c.location
 
 

@@ -38,7 +38,9 @@ def nothing() -> LayoutBoxes:
 
 def painted(layout_points: torch.Tensor) -> torch.Tensor:
     """Images [V, 3, 128, 224] whose colour is a smooth function of where on the ground each pixel lies."""
-    up = torch.nn.functional.interpolate(layout_points.permute(0, 3, 1, 2), size=(128, 224), mode="bilinear", align_corners=False)
+    up = torch.nn.functional.interpolate(
+        layout_points.permute(0, 3, 1, 2), size=(128, 224), mode="bilinear", align_corners=False
+    )
     return torch.stack([torch.sin(up[:, 0] / 6), torch.cos(up[:, 1] / 6), torch.sin((up[:, 0] + up[:, 1]) / 9)], dim=1)
 
 
@@ -76,7 +78,9 @@ def test_the_ground_follows_the_path_and_beats_standing_still() -> None:
     caster = LayoutCaster(open_field())
     poses = [transform_from_xy_yaw(0.0, 0.0, 0.0), transform_from_xy_yaw(3.0, 0.8, 0.1)]
     old, new = (caster.cast(CAMERAS, pose, nothing(), H, W) for pose in poses)
-    source = SourceFrame(images_SCHW=painted(old.points_VHW3), cameras=CAMERAS, ego_to_global=poses[0], layout=old, boxes=nothing())
+    source = SourceFrame(
+        images_SCHW=painted(old.points_VHW3), cameras=CAMERAS, ego_to_global=poses[0], layout=old, boxes=nothing()
+    )
     carried, valid = reproject(source, new, nothing(), np.zeros(0, dtype=np.int64))
     near = (new.depth_VHW < 25)[:, None] & (valid > 0)
     near = torch.nn.functional.interpolate(near.float(), size=(128, 224)) > 0
@@ -104,7 +108,9 @@ def test_pixels_on_a_box_move_with_the_box() -> None:
 def test_a_box_that_was_not_there_is_marked_unknown() -> None:
     caster, boxes = LayoutCaster(open_field()), car_at(12.0, 0.0)
     old, new = (caster.cast(CAMERAS, np.eye(4), b, H, W) for b in (nothing(), boxes))
-    source = SourceFrame(images_SCHW=torch.zeros(6, 3, 128, 224), cameras=CAMERAS, ego_to_global=np.eye(4), layout=old, boxes=nothing())
+    source = SourceFrame(
+        images_SCHW=torch.zeros(6, 3, 128, 224), cameras=CAMERAS, ego_to_global=np.eye(4), layout=old, boxes=nothing()
+    )
     _, valid = reproject(source, new, boxes, np.array([-1]))
     assert float(valid[0, 0][new.box_VHW[0] == 0].max()) == 0.0
     assert float(valid[0, 0][new.box_VHW[0] < 0].mean()) > 0.95

@@ -63,7 +63,8 @@ def test_points_are_counted_in_the_rotated_box_only() -> None:
 def test_fill_factors_match_what_the_renderer_draws() -> None:
     assert set(FILL) == set(DETECTION_CLASSES)
     city = build_city(0, 200.0)
-    renderer, camera, ego = Renderer(replace(city, statics=city.statics[:1])), make_rig((128, 224))[0], transform_from_xy_yaw(10.0, 100.0, 0.0)
+    renderer, camera = Renderer(replace(city, statics=city.statics[:1])), make_rig((128, 224))[0]
+    ego = transform_from_xy_yaw(10.0, 100.0, 0.0)
     for name, size in (("car", [1.95, 4.6, 1.73]), ("bus", [2.9, 11.0, 3.5]), ("pedestrian", [0.67, 0.73, 1.77])):
         agent = RenderAgent(
             detection_class=name, center_m=np.array([24.0, 100.0, size[2] / 2]), yaw_rad=0.6, size_wlh_m=np.array(size), seed=1

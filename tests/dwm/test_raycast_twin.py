@@ -86,7 +86,10 @@ def test_depth_of_a_wall_ahead_is_its_distance() -> None:
 
 def test_nothing_in_sight_is_sky_above_and_ground_below() -> None:
     empty = Primitives(
-        center_N3=torch.zeros(0, 3), half_N3=torch.zeros(0, 3), yaw_N=torch.zeros(0), ellipsoid_N=torch.zeros(0, dtype=torch.bool)
+        center_N3=torch.zeros(0, 3),
+        half_N3=torch.zeros(0, 3),
+        yaw_N=torch.zeros(0),
+        ellipsoid_N=torch.zeros(0, dtype=torch.bool),
     )
     intrinsics = torch.tensor([[[20.0, 0, 16], [0, 20.0, 9], [0, 0, 1]]])
     hits = cast(PinholeViews(looking(0.0, (0.0, 0.0, 1.5))[None], intrinsics, 18, 32), empty, 100.0)

@@ -23,15 +23,15 @@ T, V, ROWS, COLS = 4, 2, 2, 4
 
 
 class ToyClips:
-    """Eight clips whose frames fade along a line; the memory is the first frame."""
+    """Eight clips that all drift the same way; the memory is the first frame."""
 
     def __len__(self) -> int:
         return 8
 
     def get(self, index: int, generator: np.random.Generator) -> TrainingClip:
         g = torch.Generator().manual_seed(index)
-        first, slope = torch.randn(2, 1, V, 3, ROWS, COLS, generator=g)
-        latents = first + torch.arange(T).view(T, 1, 1, 1, 1) * 0.3 * slope
+        first = torch.randn(1, V, 3, ROWS, COLS, generator=g)
+        latents = first + 0.5 * torch.arange(T).view(T, 1, 1, 1, 1)
         cameras = torch.cat([torch.tensor([0.8, 1.4, 0.5, 0.5]), torch.eye(4)[:3].flatten()])
         return TrainingClip(
             latents_TVCHW=latents.half(),
@@ -100,7 +100,8 @@ def test_training_lowers_the_held_out_error_below_the_memory(tmp_path):
     last = [row for row in rows if "held_out_one_step_error" in row][-1]
     losses = [row["clean_error"] for row in rows if "clean_error" in row]
     assert np.mean(losses[-20:]) < 0.6 * np.mean(losses[:20])
-    assert last["held_out_sampled_error"] < last["held_out_memory_error"]
+    assert last["held_out_memory_error"] > 1
+    assert last["held_out_sampled_error"] < 0.5 * last["held_out_memory_error"]
 
 
 def test_exported_weights_are_the_average_and_say_what_they_are(tmp_path):
@@ -117,7 +118,7 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
     run(make_config(tmp_path, steps=1))
     config = make_config(tmp_path, steps=1)
     other = replace(config, world=replace(config.world, model=replace(config.world.model, mlp_ratio=2.0)))
-    with pytest.raises(InputError, match="another model or data"):
+    with pytest.raises(InputError, match="another world"):
         run(other)
 
 
@@ -197,10 +198,9 @@ def test_stored_bytes_become_shares_on_the_device():
 
 def test_a_codec_learns_and_exports_normalised_latents(tmp_path):
     rng = np.random.default_rng(0)
-    corners = rng.integers(0, 256, (30, 1, 1, 3)).astype(float)
-    ramp = np.linspace(0.3, 1, 32)[None, :, None, None] * np.ones((1, 1, 32, 1))
-    np.save(tmp_path / "images.npy", (corners * ramp).astype(np.uint8))
-    model = CodecConfig(latent_channels=4, widths=(8, 16), blocks_per_level=1, norm_groups=4)
+    blocks = rng.integers(0, 256, (30, 2, 2, 3), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", blocks.repeat(16, axis=1).repeat(16, axis=2))
+    model = CodecConfig(latent_channels=4, downsample=8, width=8, blocks=1)
     loop = LoopConfig(
         out=str(tmp_path / "out"), device="cpu", steps=200, batch_size=4, learning_rate=6e-3, warmup_steps=5,
         ema_decay=0.9, sample_every=200, log_every=1,
@@ -209,7 +209,7 @@ def test_a_codec_learns_and_exports_normalised_latents(tmp_path):
     task = CodecTask(config, open_images(tmp_path))
     codec, _ = load_model(fit(task, loop), "autoencoder")
     rows = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
-    assert rows[-1]["held_out_psnr_db"] > 20
+    assert rows[-1]["held_out_psnr_db"] > 14  # a flat grey image has 10.8 dB
     images = torch.from_numpy(np.stack([task.images[i] for i in range(18)])).permute(0, 3, 1, 2).float() / 127.5 - 1
     latents = codec.encode(images)
     torch.testing.assert_close(latents.std(dim=(0, 2, 3)), torch.ones(4), atol=1e-3, rtol=0)

@@ -17,9 +17,10 @@ from pipelines.atomic import DiskFullError, create_if_absent
 from pipelines.attempt import run_attempt
 from pipelines.layout import RunLayout, inside
 from pipelines.ledger import Ledger
+from tests.pipelines.ledger_race import race
 from tests.pipelines.pipeline_factories import TextWorker, tiny_shards
 
-IDS = [f"{number:032x}" for number in range(40)]
+IDS = [f"{number:032x}" for number in range(20)]
 
 
 def _commit(ledger: Ledger, shard_id: str, text: str = "x") -> bool:
@@ -28,17 +29,10 @@ def _commit(ledger: Ledger, shard_id: str, text: str = "x") -> bool:
     return ledger.commit(attempt, {"seed": 1}, n_frames=3)
 
 
-def _race(root: str, barrier) -> None:
-    ledger = Ledger(RunLayout(Path(root)))
-    barrier.wait()
-    for shard_id in IDS:
-        _commit(ledger, shard_id, f"{os.getpid()}")
-
-
 def test_of_two_processes_racing_over_every_shard_exactly_one_wins_each(tmp_path: Path):
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(2)
-    processes = [context.Process(target=_race, args=(str(tmp_path), barrier)) for _ in range(2)]
+    processes = [context.Process(target=race, args=(str(tmp_path), IDS, barrier)) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:

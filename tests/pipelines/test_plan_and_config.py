@@ -12,6 +12,7 @@ from dwm.errors import InputError
 from dwm.scenario.types import Perturbation
 from pipelines.config import ExecutionConfig, PerturbationConfig, RunConfig, ScenarioConfig, check_config, config_sha256
 from pipelines.layout import RunLayout
+from pipelines.ledger import Ledger
 from pipelines.plan import SceneRef, make_plan, open_run, read_plan, shard_seed, weights_sha256
 from pipelines.scene_list import list_scene_refs
 from tests.pipelines.pipeline_factories import sample_shift, tiny_config
@@ -52,7 +53,9 @@ def test_a_perturbation_takes_given_parameters_and_draws_the_rest_from_its_seed(
     entry = PerturbationConfig(name="shift", severity=0.4, params={"offset_m": 1.5})
     config = RunConfig(scenario=ScenarioConfig(perturbations=[entry], seeds=[0, 1]))
     plan = make_plan(config, [SCENE], WEIGHTS, sample_shift)
-    assert [s.perturbation for s in plan] == [Perturbation(name="shift", params={"offset_m": 1.5, "onset_s": 1.0}, severity=0.4)] * 2
+    assert [s.perturbation for s in plan] == [
+        Perturbation(name="shift", params={"offset_m": 1.5, "onset_s": 1.0}, severity=0.4)
+    ] * 2
     drawn = dataclasses.replace(config, scenario=ScenarioConfig(perturbations=[PerturbationConfig(name="shift")], seeds=[0, 1]))
     first, second = (s.perturbation.params["offset_m"] for s in make_plan(drawn, [SCENE], WEIGHTS, sample_shift))
     assert first != second
@@ -88,7 +91,9 @@ def test_an_unknown_configuration_key_is_refused_by_name():
 
 def test_yaml_lists_of_perturbations_become_records(tmp_path: Path):
     path = tmp_path / "run.yaml"
-    path.write_text("scenario:\n  perturbations:\n  - {name: shift, severity: 0.2, params: {offset_m: 1}}\ngate: {psnr_db: 20}\n")
+    path.write_text(
+        "scenario:\n  perturbations:\n  - {name: shift, severity: 0.2, params: {offset_m: 1}}\ngate: {psnr_db: 20}\n"
+    )
     config = load_config(RunConfig, path, ["seed=3"])
     assert config.scenario.perturbations == [PerturbationConfig(name="shift", severity=0.2, params={"offset_m": 1.0})]
     assert (config.gate, config.seed) == ({"psnr_db": 20.0}, 3)
@@ -113,12 +118,25 @@ def test_a_folder_of_another_run_is_refused_and_the_same_run_resumes(tmp_path: P
     more_workers = dataclasses.replace(config, execution=ExecutionConfig(workers=4))
     assert open_run(layout, more_workers, shards, weights)["run_id"] == first["run_id"]
     assert read_plan(layout) == shards
+    ledger = Ledger(layout)
+    assert ledger.commit(ledger.begin(shards[0].shard_id), {})
     with pytest.raises(InputError, match=r"holds another run \(another configuration\); choose another out folder"):
         open_run(layout, dataclasses.replace(config, seed=9), shards, weights)
     with pytest.raises(InputError, match="other weights"):
         open_run(layout, config, shards, {**weights, "codec": "f" * 64})
     with pytest.raises(InputError, match="other shards"):
         open_run(layout, config, shards[:-1], weights)
+
+
+def test_a_configuration_corrected_before_anything_was_made_starts_over_in_the_same_folder(tmp_path: Path):
+    config = tiny_config(tmp_path)
+    layout, weights = RunLayout(Path(config.out)), weights_sha256(config)
+    scenes = list_scene_refs(config.scenes)
+    open_run(layout, config, make_plan(config, scenes, weights, sample_shift), weights)
+    corrected = dataclasses.replace(config, seed=9)
+    shards = make_plan(corrected, scenes, weights, sample_shift)
+    assert open_run(layout, corrected, shards, weights)["config_sha256"] == config_sha256(corrected)
+    assert read_plan(layout) == shards
 
 
 def test_a_folder_with_other_files_is_not_taken_over(tmp_path: Path):

@@ -20,7 +20,7 @@ ANNOTATION_RANGE_M = 80.0
 # alone, eight headings at 10 and 20 m (median). It turns the cheap hull area into the unoccluded pixel count.
 FILL = {
     "car": 0.71, "truck": 0.86, "bus": 0.88, "trailer": 0.89, "construction_vehicle": 0.63,
-    "pedestrian": 0.45, "motorcycle": 0.36, "bicycle": 0.35, "traffic_cone": 0.5, "barrier": 0.9,
+    "pedestrian": 0.45, "motorcycle": 0.36, "bicycle": 0.35, "traffic_cone": 0.52, "barrier": 0.9,
 }  # fmt: skip
 # Corner pairs of the twelve edges, in the order of geometry.box_corners.
 _EDGES = np.array([[0, 1], [1, 2], [2, 3], [3, 0], [4, 5], [5, 6], [6, 7], [7, 4], [0, 4], [1, 5], [2, 6], [3, 7]])

@@ -22,7 +22,7 @@ from dwm.geometry import yaw_from_rotation
 from dwm.scenes.prompts import UTC_OFFSET_H
 from dwm.scenes.proving_ground.can_bus import BLACKLISTED_SCENES, write_can_bus
 from dwm.scenes.proving_ground.capture import SceneJob, SceneRenderer, SceneWriter
-from dwm.scenes.proving_ground.city import LOCATIONS, City, build_city, map_mask
+from dwm.scenes.proving_ground.city import FIRST_HELD_OUT_TOWN, LOCATIONS, City, build_city, map_mask
 from dwm.scenes.proving_ground.map_expansion import write_map_expansion
 from dwm.scenes.proving_ground.render import Renderer
 from dwm.scenes.proving_ground.rig import CAMERA_HZ, KEY_FRAME_EVERY, frame_times_us
@@ -180,8 +180,8 @@ class _Builder:
 
 
 def first_city_seed(seed: int) -> int:
-    """The first of the four consecutive city seeds that belong to a world seed."""
-    return len(LOCATIONS) * seed
+    """The first of the four consecutive city seeds that belong to a world seed; none of them is a training town."""
+    return FIRST_HELD_OUT_TOWN + len(LOCATIONS) * seed
 
 
 def scene_names(n_scenes: int) -> list[str]:

@@ -53,7 +53,8 @@ def open_counterfactual(scene: Scene, device: str = "cpu") -> CounterfactualRend
 def counterfactual_views(
     renderer: SceneRenderer, weather: Weather, scenario: Scenario, frame_index: int, size_hw: tuple[int, int]
 ) -> RenderedViews:
-    """Agents and ego from the scenario, looks from the instance tokens: on an unmoved path, the log's own images.
+    """Agents and ego from the scenario, looks from the instance tokens: on an unmoved path, the log's own
+    images up to sensor noise and the agents' interpolation between key frames.
 
     ``instance`` of the result indexes ``frame_agents(scenario, frame_index)``.
     """

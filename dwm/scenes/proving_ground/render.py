@@ -136,9 +136,7 @@ class Renderer:
         out[:, :3] *= 1 + noise[:, None] / np.linalg.norm(out[:, :3], axis=1, keepdims=True)
         return out
 
-    def _around(
-        self, xy_m: NDArray[np.float64], agents: Sequence[RenderAgent], range_m: float, shadows: bool
-    ) -> Geometry:
+    def _around(self, xy_m: NDArray[np.float64], agents: Sequence[RenderAgent], range_m: float, shadows: bool) -> Geometry:
         center = torch.from_numpy(np.asarray(xy_m)).float().to(self.device)
         statics = self._statics.primitives
         distance = (statics.center_N3[:, :2] - center).norm(dim=1) - statics.half_N3[:, :2].norm(dim=1)
@@ -204,4 +202,3 @@ def _agent_geometry(agents: Sequence[RenderAgent], device: torch.device, shadows
         color_N3=tensor(color, torch.float32), material_N=tensor(material, torch.long),
         seed_N=tensor(np.array([a.seed % 65536 for a in agents])[owners], torch.long), agent_N=tensor(owners, torch.long),
     )  # fmt: skip
-

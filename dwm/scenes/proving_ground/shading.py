@@ -74,7 +74,9 @@ def _ground_albedo(points: Tensor, distance: Tensor, views: PinholeViews, ground
 
 def _light(weather: Weather, normal: Tensor, points: Tensor, ego_to_global: NDArray[np.float64]) -> Tensor:
     device = normal.device
-    sun_direction, sun, ambient = (torch.tensor(c, device=device) for c in (weather.sun_direction, weather.sun, weather.ambient))
+    sun_direction, sun, ambient = (
+        torch.tensor(c, device=device) for c in (weather.sun_direction, weather.sun, weather.ambient)
+    )
     light = ambient * (0.75 + 0.25 * normal[:, 2:]) + sun * (normal @ sun_direction).clamp(min=0)[:, None]
     if weather.lamps_on:
         ego = torch.from_numpy(ego_to_global).float().to(device)
@@ -106,7 +108,11 @@ def _solids(points: Tensor, index: Tensor, geometry: Geometry, weather: Weather)
     leaf = material == materials.FOLIAGE
     albedo[leaf] *= 0.75 + 0.5 * _hash(*(local[leaf] / 0.5).floor().long().unbind(1), seed[leaf])[:, None]
     if weather.lamps_on:
-        for code, color in ((materials.HEADLIGHT, (0.9, 0.85, 0.7)), (materials.TAILLIGHT, (0.7, 0.04, 0.03)), (materials.LAMP, (0.9, 0.75, 0.45))):
+        for code, color in (
+            (materials.HEADLIGHT, (0.9, 0.85, 0.7)),
+            (materials.TAILLIGHT, (0.7, 0.04, 0.03)),
+            (materials.LAMP, (0.9, 0.75, 0.45)),
+        ):
             glow[material == code] = torch.tensor(color, device=glow.device)
     return albedo, normal, glow
 

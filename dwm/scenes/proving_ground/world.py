@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from dwm.scenes.lane_graph import LaneGraph, LanePoint
-from dwm.scenes.proving_ground.city import City
+from dwm.scenes.proving_ground.city import City, StaticBox
 from dwm.scenes.proving_ground.render import RenderAgent
 from dwm.scenes.proving_ground.rig import CAMERA_HZ
 from dwm.scenes.proving_ground.tokens import appearance_seed
@@ -49,6 +49,10 @@ class World:
     timestamps_us: NDArray[np.int64]  # [T] simulation steps, 12 Hz
     log: TrafficLog  # of ``specs``
     ego: EgoTrack  # 100 Hz
+
+    @property
+    def statics(self) -> tuple[StaticBox, ...]:
+        return self.city.statics
 
     def state(self, timestamp_us: int) -> AgentState:
         """Agents present at a time, linear between simulation steps."""
@@ -114,12 +118,13 @@ def _place_ego(city: City, rng: np.random.Generator) -> AgentSpec:
 
 def _populate(city: City, ego: AgentSpec, n_agents: int, rng: np.random.Generator) -> list[AgentSpec]:
     """Agents on and beside the roads the ego may come to: density where it is seen."""
-    roads = cKDTree(_roads_ahead(city.lane_graph, ego))
-    near = {
-        token: lane for token, lane in city.lane_graph.lanes.items() if roads.query(lane.centerline[:, :2])[0].min() < NEAR_ROADS_M
-    }
-    counts = {"n_vehicles": round(0.45 * n_agents), "n_pedestrians": round(0.3 * n_agents), "n_static": round(0.25 * n_agents)}
-    crowd = populate(LaneGraph(near), rng, **counts, keep_clear=[ego])
+    roads = KDTree(_roads_ahead(city.lane_graph, ego))
+    lanes = city.lane_graph.lanes
+    near = {token: lane for token, lane in lanes.items() if roads.query(lane.centerline[:, :2])[0].min() < NEAR_ROADS_M}
+    crowd = populate(
+        LaneGraph(near), rng, n_vehicles=round(0.45 * n_agents), n_pedestrians=round(0.3 * n_agents),
+        n_static=round(0.25 * n_agents), keep_clear=[ego],
+    )  # fmt: skip
     furniture, kept = _thin_furniture(city), [ego, *(spec for spec in crowd if spec.behaviour != "static")]
     for spec in crowd:
         if spec.behaviour == "static" and (free := _slide_free(city.lane_graph, furniture, kept, spec)) is not None:

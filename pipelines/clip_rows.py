@@ -1,0 +1,204 @@
+"""Table rows of one clip: what ``pipelines.schema`` asks for, from a scenario, its scores and its verdict."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dwm.conditioning.build import IMAGE_HEIGHT, IMAGE_WIDTH
+from dwm.geometry import quaternion_from_rotation, yaw_from_rotation
+from dwm.scenario.types import LabelSource, Scenario
+from dwm.scenes.prompts import weather
+from dwm.scenes.types import DETECTION_CLASSES, MAP_LAYERS, Scene, SceneMap
+from evaluators.boxes import ATTRIBUTES
+from evaluators.gate import Verdict
+from pipelines.clip_scores import ClipScores
+from pipelines.config import RunConfig
+from pipelines.plan import Shard
+from pipelines.schema import write_table
+
+Row = dict[str, Any]
+Array = NDArray[np.float64]
+EVALUATOR_VERSION = "1"
+_LABEL_RANGE_M = 80.0  # boxes further from the ego are not labels of the clip
+_MAP_RANGE_M = 80.0  # map outlines this far around the paths
+_WHEELBASE_M = 2.84
+
+
+def write_clip(
+    folder: Path, shard: Shard, scenario: Scenario, config: RunConfig, *, verdict: Verdict, videos: list[Row], scores: ClipScores,
+    notes: Sequence[str],
+) -> None:  # fmt: skip
+    """All part tables of one generated clip."""
+    clip_id = shard.shard_id
+    boxes = box_rows(clip_id, scenario, scores)
+    sources = Counter(row["label_source"] for row in boxes if row["label_source"] != "detected")
+    clip = _clip(shard, scenario.scene, config) | {
+        "source_sample_token_first": _sample_at(scenario.scene, int(scenario.timestamps_us[0])),
+        "start_us": int(scenario.timestamps_us[0]), "n_frames": len(scenario.timestamps_us), "log_end_index": scenario.log_end_index,
+        "prompt": scenario.prompt, "label_sources_json": json.dumps(sources, sort_keys=True), "verdict_keep": verdict.keep,
+        "verdict_reasons_json": json.dumps([asdict(reason) for reason in verdict.reasons]), "notes_json": json.dumps(list(notes)),
+    }  # fmt: skip
+    tables = {
+        "clips": [clip], "videos": videos, "boxes": boxes, "camera_frames": camera_rows(clip_id, scenario),
+        "ego_poses": [*pose_rows(clip_id, scenario, scenario.ego_to_global, "commanded"),
+                      *pose_rows(clip_id, scenario, scenario.baseline_ego_to_global, "baseline")],
+        "map_elements": map_rows(clip_id, scenario), "metrics": metric_rows(clip_id, scores),
+    }  # fmt: skip
+    for name, rows in tables.items():
+        write_table(name, rows, folder / "tables" / f"{name}.parquet")
+
+
+def rejected_clip(shard: Shard, scene: Scene, config: RunConfig, detail: str) -> Row:
+    """The row of a scenario that was not feasible: no video, but a reason."""
+    reason, _, sentence = detail.partition(": ")
+    return _clip(shard, scene, config) | {
+        "n_frames": 0, "verdict_keep": False, "label_sources_json": "{}", "notes_json": "[]",
+        "verdict_reasons_json": json.dumps([{"metric": f"scenario.{reason}", "sentence": sentence}]),
+    }  # fmt: skip
+
+
+def _clip(shard: Shard, scene: Scene, config: RunConfig) -> Row:
+    perturbation = shard.perturbation
+    return {
+        "clip_id": shard.shard_id, "source_dataset": scene.version, "source_scene_token": scene.token, "source_scene_name": scene.name,
+        "fps": shard.fps, "perturbation": perturbation.name, "perturbation_params_json": json.dumps(perturbation.params, sort_keys=True),
+        "severity": perturbation.severity, "seed": shard.seed, "split": config.scenes.split or "all",
+        "weather": weather(scene.description) or "clear", "description": scene.description, "location": scene.location,
+        "is_source": perturbation.name == "baseline",
+    }  # fmt: skip
+
+
+def box_rows(clip_id: str, scenario: Scenario, scores: ClipScores) -> list[Row]:
+    """Labels at key frames and detections at scored frames, in the global frame."""
+    agents, rows, sample = scenario.agents, [], np.cumsum(scenario.is_key_frame) - 1
+    for frame in np.flatnonzero(scenario.is_key_frame).tolist():
+        ego = scenario.ego_to_global[frame, :2, 3]
+        near = np.linalg.norm(agents.centers_m[:, frame, :2] - ego, axis=1) < _LABEL_RANGE_M
+        for a in np.flatnonzero(agents.present[:, frame] & near).tolist():
+            support = scores.support.get(frame)
+            rows.append({
+                **_box(clip_id, frame, int(sample[frame]), scenario, agents.centers_m[a, frame], agents.sizes_wlh_m[a],
+                       float(agents.yaws_rad[a, frame]), agents.velocities_mps[a, frame]),
+                "instance_token": agents.instance_tokens[a], "category": agents.categories[a],
+                "detection_class": agents.detection_classes[a], "attribute": agents.attributes[a][frame],
+                "num_lidar_pts": None if agents.num_lidar_pts[a, frame] < 0 else int(agents.num_lidar_pts[a, frame]),
+                "label_source": LabelSource(int(agents.label_sources[a, frame])).name.lower(),
+                "support": None if support is None else support.get(a),
+            })  # fmt: skip
+    for frame, found in scores.detections.items():
+        placed = found.moved(scenario.ego_to_global[frame])
+        for i in range(len(placed)):
+            attribute = int(placed.attributes[i])
+            rows.append({
+                **_box(clip_id, frame, int(sample[frame]) if scenario.is_key_frame[frame] else -1, scenario, placed.centers_m[i],
+                       placed.sizes_wlh_m[i], float(placed.yaws_rad[i]), placed.velocities_mps[i]),
+                "instance_token": f"detection-{frame}-{i}", "detection_class": DETECTION_CLASSES[placed.labels[i]],
+                "attribute": ATTRIBUTES[attribute] if attribute >= 0 else "", "label_source": "detected", "score": float(placed.scores[i]),
+            })  # fmt: skip
+    return rows
+
+
+def _box(
+    clip_id: str, frame: int, sample: int, scenario: Scenario, center: Array, size_wlh: Array, yaw: float, velocity: Array
+) -> Row:
+    return {
+        "clip_id": clip_id, "frame_index": frame, "sample_index": sample, "timestamp_us": int(scenario.timestamps_us[frame]),
+        "center_x": float(center[0]), "center_y": float(center[1]), "center_z": float(center[2]), "size_w": float(size_wlh[0]),
+        "size_l": float(size_wlh[1]), "size_h": float(size_wlh[2]), "yaw": yaw, "vx": _finite(velocity[0]), "vy": _finite(velocity[1]),
+        "frame": "global", "is_valid": True,
+    }  # fmt: skip
+
+
+def camera_rows(clip_id: str, scenario: Scenario) -> list[Row]:
+    """Geometry and time of every generated image; the six images of a frame are simultaneous."""
+    sample = np.where(scenario.is_key_frame, np.cumsum(scenario.is_key_frame) - 1, -1)
+    rows = []
+    for camera in scenario.scene.cameras:
+        small = camera.resized(IMAGE_WIDTH, IMAGE_HEIGHT)
+        intrinsics, mounted = small.intrinsics.ravel().tolist(), small.camera_to_ego.ravel().tolist()
+        first = min(scenario.scene.frames[camera.channel], key=lambda f: abs(f.timestamp_us - int(scenario.timestamps_us[0])))
+        for t, timestamp in enumerate(scenario.timestamps_us.tolist()):
+            rows.append({
+                "clip_id": clip_id, "channel": camera.channel, "frame_index": t, "timestamp_us": timestamp,
+                "sample_index": int(sample[t]), "is_key_frame": bool(scenario.is_key_frame[t]), "intrinsics": intrinsics,
+                "camera_to_ego": mounted, "ego_to_global": scenario.ego_to_global[t].ravel().tolist(),
+                "source_sample_data_token": first.sample_data_token if t == 0 else None,
+            })  # fmt: skip
+    return rows
+
+
+def pose_rows(clip_id: str, scenario: Scenario, poses: Array, path: str) -> list[Row]:
+    """A path, frame by frame, with velocities from central differences."""
+    times = scenario.timestamps_us * 1e-6
+    many = len(times) > 1
+    velocity = np.gradient(poses[:, :3, 3], times, axis=0) if many else np.zeros((1, 3))
+    rate = np.gradient(np.unwrap(yaw_from_rotation(poses)), times) if many else np.zeros(1)
+    speed = np.linalg.norm(velocity[:, :2], axis=1)
+    steering = np.where(speed > 0.5, np.arctan2(_WHEELBASE_M * rate, np.maximum(speed, 0.5)), np.nan)
+    quaternions = quaternion_from_rotation(poses[:, :3, :3])
+    return [
+        {
+            "clip_id": clip_id, "frame_index": t, "timestamp_us": int(scenario.timestamps_us[t]), "path": path,
+            **dict(zip("xyz", poses[t, :3, 3].tolist(), strict=True)),
+            **dict(zip(("qw", "qx", "qy", "qz"), quaternions[t].tolist(), strict=True)),
+            **dict(zip(("vx", "vy", "vz"), velocity[t].tolist(), strict=True)),
+            "yaw_rate": float(rate[t]), "steering_rad": _finite(steering[t]),
+        }
+        for t in range(len(times))
+    ]  # fmt: skip
+
+
+def map_rows(clip_id: str, scenario: Scenario) -> list[Row]:
+    """Outlines of the map's raster layers around the paths, simplified to a quarter of a metre."""
+    town: SceneMap = scenario.scene.map
+    xy = np.concatenate([scenario.ego_to_global[:, :2, 3], scenario.baseline_ego_to_global[:, :2, 3]])
+    low = np.floor((xy.min(0) - _MAP_RANGE_M - town.origin_xy_m) / town.metres_per_pixel).astype(int).clip(min=0)
+    high = np.ceil((xy.max(0) + _MAP_RANGE_M - town.origin_xy_m) / town.metres_per_pixel).astype(int)
+    origin = town.origin_xy_m + low * town.metres_per_pixel
+    rows = []
+    for layer in ("drivable", "ped_crossing"):
+        raster = np.ascontiguousarray(town.layers[MAP_LAYERS.index(layer), low[1] : high[1], low[0] : high[0]])
+        if not raster.any():
+            continue
+        outlines, _ = cv2.findContours(raster, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+        for i, outline in enumerate(outlines):
+            simple = cv2.approxPolyDP(outline, 0.25 / town.metres_per_pixel, True)[:, 0].astype(np.float64)
+            if len(simple) >= 3:
+                points = origin + (simple + 0.5) * town.metres_per_pixel
+                rows.append({
+                    "clip_id": clip_id, "element_id": f"{layer}-{i:04d}", "kind": layer, "points_xy_m": points.ravel().tolist(),
+                    "is_polygon": True, "label_source": "log",
+                })  # fmt: skip
+    return rows
+
+
+def metric_rows(clip_id: str, scores: ClipScores) -> list[Row]:
+    """Metrics with their protocol cards."""
+    now = datetime.now(UTC)
+    rows = []
+    for row in scores.rows:
+        plain = {k: v for k, v in row.items() if k != "card"}
+        card = json.dumps(row["card"].as_record(), sort_keys=True)
+        rows.append(
+            {**plain, "clip_id": clip_id, "protocol_json": card, "evaluator_version": EVALUATOR_VERSION, "computed_at": now}
+        )
+    return rows
+
+
+def _sample_at(scene: Scene, timestamp_us: int) -> str:
+    index = int(np.argmin(np.abs(scene.key_timestamps_us - timestamp_us)))
+    return scene.sample_tokens[index] if scene.sample_tokens else ""
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,179 @@
+"""One worker: holds the models, turns a shard into videos, labels, scores and a verdict."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+from omegaconf import OmegaConf
+
+from dwm.conditioning.build import IMAGE_HEIGHT, IMAGE_WIDTH, ScenarioConditioner, images_to_tensor, tensor_to_images
+from dwm.errors import InputError
+from dwm.rollout.strategies import roll_out
+from dwm.rollout.world_model import WorldModel
+from dwm.scenario.build import build_scenario
+from dwm.scenario.types import Rejection, Scenario
+from dwm.scenes.clips import read_images
+from dwm.scenes.nuscenes import read_scene
+from dwm.scenes.types import CAMERAS, Scene
+from evaluators.detector.inference import Detector
+from evaluators.gate import GateConfig, judge
+from pipelines import clip_rows, clip_scores
+from pipelines.attempt import ShardResult
+from pipelines.config import RunConfig
+from pipelines.events import report_progress
+from pipelines.plan import Shard, shard_seed
+from pipelines.schema import write_table
+from pipelines.video import VideoWriter, video_row
+
+Images = NDArray[np.uint8]
+_KEPT_EVERY = 24  # one generated frame in so many is kept to measure what the video coding costs
+
+
+@dataclass(slots=True)
+class _Clock:
+    """Seconds by stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+class ShardWorker:
+    """Loads every model once; ``run`` makes one shard after another."""
+
+    def __init__(self, config_yaml: str) -> None:
+        schema = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.create(yaml.safe_load(config_yaml)))
+        self.config: RunConfig = OmegaConf.to_object(schema)  # type: ignore[assignment]
+        self.world = WorldModel.load(Path(self.config.model.codec), Path(self.config.model.world_model))
+        detector = self.config.evaluate.detector
+        self.detector = Detector.load(Path(detector)) if detector else None
+        self.gate = _gate_config(self.config.gate)
+
+    def run(self, shard: Shard, attempt_dir: Path) -> ShardResult:
+        """Generate, encode, score, judge; everything lands below ``attempt_dir``."""
+        clock = _Clock()
+        with clock.stage("scenario"):
+            scene = read_scene(Path(self.config.scenes.dataroot), self.config.scenes.version, shard.scene_name)
+            scenario = build_scenario(
+                scene, shard.perturbation, shard.seed, duration_s=shard.duration_s, fps=shard.fps, start_s=shard.start_s
+            )
+        if isinstance(scenario, Rejection):
+            detail = f"{scenario.reason}: {scenario.detail}"
+            write_table(
+                "clips", [clip_rows.rejected_clip(shard, scene, self.config, detail)], attempt_dir / "tables" / "clips.parquet"
+            )
+            return ShardResult(outcome="rejected", detail=detail, timings_s=clock.seconds)
+        conditioner = ScenarioConditioner(scenario, self.world.device)
+        first = first_images(scene, int(scenario.timestamps_us[0]))
+        video_rows, made = self._film(shard, scenario, conditioner, first, attempt_dir, clock)
+        with clock.stage("score"):
+            scores = clip_scores.score_clip(
+                scenario, conditioner, attempt_dir, first, self.world, self.detector, self.config.evaluate
+            )
+        verdict = judge(scores.for_gate, self.gate)
+        with clock.stage("write"):
+            clip_rows.write_clip(
+                attempt_dir, shard, scenario, self.config, verdict=verdict, videos=video_rows, scores=scores, notes=made
+            )
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        facts = {"peak_memory_bytes": peak, "denoising_steps": self.config.rollout.steps, "verdict_keep": verdict.keep}
+        return ShardResult(n_frames=len(scenario.timestamps_us), timings_s=clock.seconds, facts=facts)
+
+    def _film(
+        self,
+        shard: Shard,
+        scenario: Scenario,
+        conditioner: ScenarioConditioner,
+        first: Images,
+        attempt_dir: Path,
+        clock: _Clock,
+    ) -> tuple[list[dict], list[str]]:
+        """Roll out into six mp4 files, chunk by chunk; rows of ``videos`` and remarks in words."""
+        total, video = len(scenario.timestamps_us), self.config.video
+        kept: dict[int, Images] = {0: first}
+        with ExitStack() as stack:
+            writers = {
+                channel: stack.enter_context(
+                    VideoWriter(attempt_dir / f"{channel}.mp4", IMAGE_WIDTH, IMAGE_HEIGHT, shard.fps, video.crf, video.preset)
+                )
+                for channel in CAMERAS
+            }
+            _write(writers, first)
+            chunks = roll_out(
+                self.world,
+                conditioner,
+                images_to_tensor(first, self.world.device),
+                self.config.rollout,
+                shard_seed(shard.shard_id),
+            )
+            while True:
+                with clock.stage("generate"):
+                    chunk = next(chunks, None)
+                if chunk is None:
+                    break
+                _check_finite(chunk.images_NV3HW, chunk.first_frame)
+                with clock.stage("encode"):
+                    for i, frame in enumerate(tensor_to_images(chunk.images_NV3HW)):
+                        _write(writers, frame)
+                        if (chunk.first_frame + i) % _KEPT_EVERY == 0:
+                            kept[chunk.first_frame + i] = frame
+                report_progress(attempt_dir, chunk.first_frame + len(chunk.images_NV3HW), total)
+        with clock.stage("encode"):
+            loss = clip_scores.encode_loss_db(attempt_dir, kept)
+        return [video_row(w, shard.shard_id, channel, "rgb", loss[channel]) for channel, w in writers.items()], list(
+            scenario.notes
+        )
+
+
+def first_images(scene: Scene, timestamp_us: int) -> Images:
+    """The log's images [V, H, W, 3] nearest to a time, at the world model's size; InputError names a missing one."""
+    out = []
+    for channel in CAMERAS:
+        frames = scene.frames[channel]
+        nearest = int(np.argmin([abs(f.timestamp_us - timestamp_us) for f in frames]))
+        if not frames[nearest].path.is_file():
+            present = [f for f in frames if f.path.is_file()]
+            if not present:
+                raise InputError(
+                    frames[nearest].path, f"{channel} has no image of scene {scene.name} on disk", "unpack the camera images"
+                )
+            start_s = (present[-1].timestamp_us - int(scene.key_timestamps_us[0])) * 1e-6
+            raise InputError(
+                frames[nearest].path, f"the image to start from is missing ({len(present)} of {len(frames)} {channel} images exist)",
+                f"set scenario.start_s to a time with images, e.g. 0 to {max(start_s, 0):.1f}",
+            )  # fmt: skip
+        out.append(read_images(scene, channel, [nearest], (IMAGE_HEIGHT, IMAGE_WIDTH))[0])
+    return np.stack(out)
+
+
+def _write(writers: dict[str, VideoWriter], frame: Images) -> None:
+    for image, writer in zip(frame, writers.values(), strict=True):
+        writer.write(image)
+
+
+def _check_finite(images: torch.Tensor, frame: int) -> None:
+    if not bool(torch.isfinite(images).all()):
+        raise FloatingPointError(f"the world model produced NaN or infinite pixels at frame {frame}")
+
+
+def _gate_config(thresholds: dict[str, float]) -> GateConfig:
+    known = GateConfig.__dataclass_fields__
+    for name in thresholds:
+        if name not in known:
+            raise InputError("gate", f"unknown threshold '{name}'", f"choose from {', '.join(known)}")
+    return GateConfig(**thresholds)

@@ -1,0 +1,88 @@
+"""Every planted fault is rejected for its own reason."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from dwm.config import load_config
+from evaluators.gate import GateConfig, judge
+
+GOOD = {
+    "codec.reconstruction_psnr_db": 30.0,
+    "image.min_spread": 25.0,
+    "motion.frozen_fraction": 0.0,
+    "flicker.mean": 0.96,
+    "sharpness.ratio_min": 0.9,
+    "sharpness.ratio_last": 1.0,
+    "detection.materialised": 0.5,
+    "detection.reference_materialised": 0.7,
+    "detection.boxes_in_range": 40.0,
+}
+FAULTS = {
+    "codec.reconstruction_psnr_db": (15.25, "the model does not know this kind of image: reconstruction 15.2 dB < 22.0 dB"),
+    "image.min_spread": (0.1, "all but constant"),
+    "motion.frozen_fraction": (0.9, "stands still while the ego moves"),
+    "flicker.mean": (0.5, "adjacent frames differ too much"),
+    "sharpness.ratio_min": (0.2, "the video blurs"),
+    "sharpness.ratio_last": (5.0, "turns to noise"),
+    "detection.materialised": (0.14, "finds 14% of the boxes within 30 m, 70% on true video; ratio 0.20 < 0.50"),
+}
+
+
+def test_a_good_clip_is_kept_without_reasons() -> None:
+    verdict = judge(GOOD, GateConfig())
+    assert verdict.keep
+    assert verdict.reasons == ()
+
+
+@pytest.mark.parametrize("metric", FAULTS)
+def test_a_planted_fault_is_the_only_reason(metric: str) -> None:
+    value, sentence = FAULTS[metric]
+    verdict = judge({**GOOD, metric: value}, GateConfig())
+    assert not verdict.keep
+    assert [r.metric for r in verdict.reasons] == [metric]
+    assert sentence in verdict.reasons[0].sentence
+
+
+@pytest.mark.parametrize("metric", [*FAULTS, "detection.reference_materialised"])
+@pytest.mark.parametrize("value", [None, math.nan, math.inf])
+def test_what_is_not_measured_does_not_pass(metric: str, value: float | None) -> None:
+    metrics = {k: v for k, v in GOOD.items() if k != metric} | ({} if value is None else {metric: value})
+    verdict = judge(metrics, GateConfig())
+    assert [r.metric for r in verdict.reasons] == [metric]
+    assert verdict.reasons[0].sentence.startswith(f"not measured: {metric}")
+    assert math.isnan(verdict.reasons[0].value)
+
+
+def test_all_faults_at_once_give_all_reasons() -> None:
+    verdict = judge({**GOOD, **{metric: value for metric, (value, _) in FAULTS.items()}}, GateConfig())
+    assert {r.metric for r in verdict.reasons} == set(FAULTS)
+
+
+def test_limits_are_inclusive_and_null_switches_a_criterion_off() -> None:
+    assert judge({**GOOD, "flicker.mean": 0.8}, GateConfig()).keep
+    off = GateConfig(min_flicker=None, min_relative_recall=None)
+    bare = {k: v for k, v in GOOD.items() if not k.startswith(("flicker", "detection"))}
+    assert judge(bare, off).keep
+
+
+def test_a_detector_that_sees_nothing_even_on_true_video_cannot_condemn_a_clip() -> None:
+    assert judge({**GOOD, "detection.materialised": 0.0, "detection.reference_materialised": 0.05}, GateConfig()).keep
+
+
+def test_a_scene_without_boxes_in_range_needs_no_recall() -> None:
+    empty = {**GOOD, "detection.boxes_in_range": 0.0, "detection.materialised": math.nan}
+    assert judge(empty, GateConfig()).keep
+
+
+def test_the_counterfactual_limit_is_off_unless_asked_for() -> None:
+    verdict = judge({**GOOD, "counterfactual.psnr_db": 12.0}, GateConfig(min_counterfactual_psnr_db=18.0))
+    assert [r.metric for r in verdict.reasons] == ["counterfactual.psnr_db"]
+
+
+def test_limits_are_readable_from_overrides() -> None:
+    config = load_config(GateConfig, overrides=["min_relative_recall=0.3", "min_flicker=null"])
+    assert config.min_relative_recall == 0.3
+    assert config.min_flicker is None
