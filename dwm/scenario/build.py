@@ -167,7 +167,8 @@ def _boxes(scene: Scene, table: BoxTable, entered: tuple, fps: float) -> AgentBo
     there = table.present[keep][..., None]
     return AgentBoxes(
         instance_tokens=tuple(who[i][0] for i in keep), detection_classes=tuple(who[i][1] for i in keep),
-        categories=tuple(who[i][2] for i in keep), sizes_wlh_m=np.reshape([who[i][3] for i in keep], (-1, 3)).astype(np.float64),
+        categories=tuple(who[i][2] for i in keep),
+        sizes_wlh_m=np.reshape([who[i][3] for i in keep], (-1, 3)).astype(np.float64),
         centers_m=np.where(there, table.centers_m[keep], 0.0), yaws_rad=table.yaws_rad[keep],
         velocities_mps=np.where(there, velocities, 0.0), present=table.present[keep],
         label_sources=table.sources[keep], num_lidar_pts=table.num_lidar_pts[keep], attributes=attributes,

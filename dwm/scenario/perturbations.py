@@ -242,12 +242,12 @@ PERTURBATIONS: dict[str, PerturbationFamily] = {
             apply=_apply_lateral_offset, horizon=lambda params: 1.0,
         ),
         PerturbationFamily(
-            name="speed_scale", parameters=("factor", "onset_s", "ramp_s"), sample=_sample_speed_scale, apply=_apply_speed_scale,
-            horizon=lambda params: max(1.0, params["factor"]),
+            name="speed_scale", parameters=("factor", "onset_s", "ramp_s"), sample=_sample_speed_scale,
+            apply=_apply_speed_scale, horizon=lambda params: max(1.0, params["factor"]),
         ),
         PerturbationFamily(
-            name="hard_brake", parameters=("decel_mps2", "onset_s", "hold_s"), sample=_sample_hard_brake, apply=_apply_hard_brake,
-            horizon=lambda params: 1.0,
+            name="hard_brake", parameters=("decel_mps2", "onset_s", "hold_s"), sample=_sample_hard_brake,
+            apply=_apply_hard_brake, horizon=lambda params: 1.0,
         ),
     )
 }  # fmt: skip

@@ -64,8 +64,8 @@ class Pedestrians:
         self.xy = np.concatenate([self.xy, [[spec.x_m, spec.y_m]]])
         road = bool(self._on_road(np.array([[spec.x_m, spec.y_m]]))[0])
         values = dict(
-            yaw=spec.yaw_rad, v=spec.speed_mps, desired=spec.desired_speed_mps, waited=0.0, side=rng.choice([-1.0, 1.0]), drift=0.0,
-            crossing_yaw=spec.yaw_rad, active=True, crossing=road,
+            yaw=spec.yaw_rad, v=spec.speed_mps, desired=spec.desired_speed_mps, waited=0.0, drift=0.0,
+            side=rng.choice([-1.0, 1.0]), crossing_yaw=spec.yaw_rad, active=True, crossing=road,
         )  # fmt: skip
         for name, value in values.items():
             setattr(self, name, np.append(getattr(self, name), value))
@@ -214,6 +214,6 @@ class Pedestrians:
         xy = np.concatenate(parts)
         yaw = np.concatenate([self.yaw[here], self.yaw[moving], self.yaw[moving]])
         return Discs(
-            xy_m=xy, radius_m=np.full(len(xy), RADIUS_M), yaw_rad=yaw, speed_mps=np.zeros(len(xy)), margin_m=np.full(len(xy), 0.5),
-            owner=np.full(len(xy), -1, dtype=np.int64),
+            xy_m=xy, radius_m=np.full(len(xy), RADIUS_M), yaw_rad=yaw, speed_mps=np.zeros(len(xy)),
+            margin_m=np.full(len(xy), 0.5), owner=np.full(len(xy), -1, dtype=np.int64),
         )  # fmt: skip

@@ -106,8 +106,8 @@ def make_spec(
     """An agent of a kind, its size spread by a few percent."""
     w, length, h = (float(v) for v in np.asarray(kind.size_wlh_m) * np.clip(rng.normal(1.0, 0.05, 3), 0.88, 1.12))
     return AgentSpec(
-        token=token, category=kind.category, detection_class=kind.detection_class, size_wlh_m=(min(w, 2.95), length, h), x_m=float(x_m), y_m=float(y_m),
-        yaw_rad=float(yaw_rad), speed_mps=float(speed_mps), behaviour=behaviour, desired_speed_mps=float(desired_mps),
+        token=token, category=kind.category, detection_class=kind.detection_class, size_wlh_m=(min(w, 2.95), length, h),
+        x_m=float(x_m), y_m=float(y_m), yaw_rad=float(yaw_rad), speed_mps=float(speed_mps), behaviour=behaviour, desired_speed_mps=float(desired_mps),
     )  # fmt: skip
 
 

@@ -91,7 +91,8 @@ class Vehicles:
         self.active = np.append(self.active, True)
         # The wander starts at zero so that the pose given is the pose kept.
         values = dict(
-            s=0.0, v=max(spec.speed_mps, 0.0), a=0.0, lateral=lateral, slope=slope, bend=0.0, desired=spec.desired_speed_mps, target=target,
+            s=0.0, v=max(spec.speed_mps, 0.0), a=0.0, lateral=lateral, slope=slope, bend=0.0,
+            desired=spec.desired_speed_mps, target=target,
             wander=wander, phase=driver.rng.choice([0.0, np.pi]), travelled=0.0,
         )  # fmt: skip
         for name, value in values.items():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -164,41 +165,41 @@ def _city_geometry(city: City, device: torch.device) -> Geometry:
     )
 
 
+@lru_cache(maxsize=512)
+def _shape(detection_class: str, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Parts of an agent as numbers [K, 9] (centre, half extents, colour) and codes [K, 2] (ellipsoid, material)."""
+    parts = shape_of(detection_class, seed)
+    numbers = np.array([(*part.center, *part.half, *part.color) for part in parts], dtype=np.float32)
+    return numbers, np.array([(part.ellipsoid, part.material) for part in parts], dtype=np.int64)
+
+
 def _agent_geometry(agents: Sequence[RenderAgent], device: torch.device, shadows: bool) -> Geometry:
-    center, half, color, round_, material, owner = [], [], [], [], [], []
-    for index, agent in enumerate(agents):
-        width, length, height = agent.size_wlh_m
-        scale = np.array([length, width, height]) / 2
-        for part in shape_of(agent.detection_class, agent.seed):
-            center.append(np.array(part.center) * scale)
-            half.append(np.maximum(np.array(part.half) * scale, 0.01))
-            color.append(part.color)
-            round_.append(part.ellipsoid)
-            material.append(part.material)
-            owner.append(index)
-        if shadows:
-            ground = 0.015 - float(agent.center_m[2])
-            center.append(np.array([0.0, 0.0, ground]))
-            half.append(np.array([scale[0] * 1.06, scale[1] * 1.12, 0.01]))
-            color.append((0.0, 0.0, 0.0))
-            round_.append(False)
-            material.append(materials.SHADOW)
-            owner.append(index)
-    owners = np.array(owner)
-    yaw = np.array([a.yaw_rad for a in agents])[owners]
-    local = np.array(center)
-    cos, sin = np.cos(yaw), np.sin(yaw)
-    xyz = np.array([a.center_m for a in agents])[owners]
-    xyz = xyz + np.stack([cos * local[:, 0] - sin * local[:, 1], sin * local[:, 0] + cos * local[:, 1], local[:, 2]], 1)
+    shapes = [_shape(agent.detection_class, agent.seed) for agent in agents]
+    owners = np.repeat(np.arange(len(agents)), [len(codes) for _, codes in shapes])
+    numbers, codes = np.concatenate([n for n, _ in shapes]), np.concatenate([c for _, c in shapes])
+    scale = np.stack([agent.size_wlh_m for agent in agents])[:, [1, 0, 2]] / 2
+    centers = np.stack([agent.center_m for agent in agents])
+    yaws = np.array([agent.yaw_rad for agent in agents])
+    local, half, color = numbers[:, :3] * scale[owners], np.maximum(numbers[:, 3:6] * scale[owners], 0.01), numbers[:, 6:]
+    if shadows:
+        every = np.arange(len(agents))
+        flat = np.stack([np.zeros(len(agents)), np.zeros(len(agents)), 0.015 - centers[:, 2]], axis=1)
+        local, owners = np.concatenate([local, flat]), np.concatenate([owners, every])
+        half = np.concatenate([half, np.column_stack([scale[:, :2] * [1.06, 1.12], np.full(len(agents), 0.01)])])
+        color = np.concatenate([color, np.zeros((len(agents), 3))])
+        codes = np.concatenate([codes, np.tile([0, materials.SHADOW], (len(agents), 1))])
+    cos, sin = np.cos(yaws)[owners], np.sin(yaws)[owners]
+    turned = np.stack([cos * local[:, 0] - sin * local[:, 1], sin * local[:, 0] + cos * local[:, 1], local[:, 2]], axis=1)
 
-    def tensor(values: object, dtype: torch.dtype) -> Tensor:
-        return torch.from_numpy(np.asarray(values)).to(device=device, dtype=dtype)
+    def tensor(values: NDArray[np.generic], dtype: torch.dtype) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values)).to(device=device, dtype=dtype)
 
+    seeds = np.array([agent.seed % 65536 for agent in agents])
     return Geometry(
         primitives=Primitives(
-            center_N3=tensor(xyz, torch.float32), half_N3=tensor(half, torch.float32),
-            yaw_N=tensor(yaw, torch.float32), ellipsoid_N=tensor(round_, torch.bool),
+            center_N3=tensor(centers[owners] + turned, torch.float32), half_N3=tensor(half, torch.float32),
+            yaw_N=tensor(yaws[owners], torch.float32), ellipsoid_N=tensor(codes[:, 0], torch.bool),
         ),
-        color_N3=tensor(color, torch.float32), material_N=tensor(material, torch.long),
-        seed_N=tensor(np.array([a.seed % 65536 for a in agents])[owners], torch.long), agent_N=tensor(owners, torch.long),
+        color_N3=tensor(color, torch.float32), material_N=tensor(codes[:, 1], torch.long),
+        seed_N=tensor(seeds[owners], torch.long), agent_N=tensor(owners, torch.long),
     )  # fmt: skip
