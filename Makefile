@@ -30,7 +30,7 @@ demo: $(STAMP)
 	@echo "report: $(DEMO_RUN)/versions/$$(cat $(DEMO_RUN)/LATEST)/report.html"
 
 test: $(STAMP)
-	$(BIN)/pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -19,8 +19,9 @@ VELOCITY_FLOOR = 0.05  # least 1 - t that a velocity is divided by
 class NoiseConfig:
     """How training draws noise levels, and how it weighs the errors at each."""
 
-    logit_mean: float = -0.3  # levels are sigmoid(normal(mean, std)); below 0 leans to noisy frames
-    logit_std: float = 1.0
+    logit_mean: float = -1.0  # levels are sigmoid(normal(mean, std)); below 0 leans to noisy frames
+    logit_std: float = 1.2
+    pure_noise_share: float = 0.25  # draws that are level 0: where sampling starts, and with few steps the step that counts
     progressive_omega: float = 1.5  # steepness of the progressive levels [rad], in (0, pi/2]
     weight_cap: float = 4.0  # a frame's error counts min(1 / (1 - t)^2, cap): velocity error, bounded near clean frames
 
@@ -57,7 +58,8 @@ def sample_training_noise_levels(
     batch, frames = clean_mask_BT.shape
     count = frames if kind == "independent" else 1
     draws = torch.randn(batch, count, generator=generator) * config.logit_std + config.logit_mean
-    levels = draws.sigmoid().expand(batch, frames)
+    pure = torch.rand(batch, count, generator=generator) < config.pure_noise_share
+    levels = draws.sigmoid().masked_fill(pure, 0.0).expand(batch, frames)
     if kind == "progressive":
         levels = progressive_level(levels, clean_mask_BT, config.progressive_omega)
     elif kind not in ("shared", "independent"):

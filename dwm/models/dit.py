@@ -88,12 +88,14 @@ class MultiViewDiT(nn.Module):
         )
         self.head_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
         self.head = nn.Linear(width, cell * config.latent_channels)
+        # How far a clean latent lies from zero where no memory covers it, and from the memory where one does.
+        self.prior_log_variance = nn.Parameter(torch.tensor([0.0, -1.5])[:, None].repeat(1, config.latent_channels))
         for layer in (self.modulation[1], self.head_modulation[1], self.head):
             nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, latents_BTVCHW: Tensor, levels_BT: Tensor, condition: DenoiseCondition) -> Tensor:
-        """Predicted clean latents [B, T, V, C, h, w]; before any training exactly the memory."""
+        """Predicted clean latents [B, T, V, C, h, w]; before any training the best linear guess (``_guess``)."""
         memory, valid = _memory(latents_BTVCHW, condition)
         rows, cols = (size // self.config.patch for size in latents_BTVCHW.shape[-2:])
 
@@ -115,7 +117,21 @@ class MultiViewDiT(nn.Module):
             change, "b t (v r k) (p q c) -> b t v c (r p) (k q)",
             v=latents_BTVCHW.shape[2], r=rows, p=self.config.patch, q=self.config.patch,
         )  # fmt: skip
-        return memory * valid + change.float()
+        guess, spread = self._guess(latents_BTVCHW, levels_BT, memory * valid, valid)
+        return guess + spread * change.float()
+
+    def _guess(self, latents: Tensor, levels_BT: Tensor, prior: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of x_1 given x_t = t x_1 + (1 - t) noise when x_1 ~ N(prior, s^2): the Wiener estimate.
+
+        It plays the part of EDM's preconditioning (Karras et al., 2022), with the carried memory as the prior's mean: pure
+        noise leaves the memory, a nearly clean frame leaves itself, and the network only learns what is between.
+        """
+        alone, carried = self.prior_log_variance.exp()[:, :, None, None]
+        variance = carried * valid + alone * (1 - valid)
+        t = levels_BT[:, :, None, None, None, None]
+        total = (t.square() * variance + (1 - t).square()).clamp_min(1e-8)
+        guess = prior + t * variance / total * (latents - t * prior)
+        return guess, ((1 - t).square() * variance / total).clamp_min(1e-8).sqrt()
 
     def _patchify(self, latents: Tensor, memory: Tensor, valid: Tensor, levels_BT: Tensor) -> Tensor:
         clean = (levels_BT >= 1).to(latents.dtype)[:, :, None, None, None, None].expand_as(valid)

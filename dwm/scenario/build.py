@@ -51,8 +51,13 @@ def build_scenario(
         reacted = brake_followers(scene, table, ego, baseline, fps, log_end - 1)
         notes += tuple(f"{scene.agents[i].instance_token} brakes for the ego" for i in reacted)
     if log_end < frames:
-        if moved.any():
-            joint = continue_scene(scene, table, log_end - 1, timestamps[log_end - 1 :], seed, ego[log_end - 1 :], fps)
+        if moved[:log_end].any():
+            # Beyond the log there is no recorded path to shift: the moved ego joins the traffic from where it is.
+            driven = EgoTrack(timestamps_us=timestamps[:log_end], ego_to_global=ego[:log_end])
+            joint = continue_scene(scene, table, log_end - 1, timestamps[log_end - 1 :], seed, fps, moved=driven)
+            ego = np.concatenate([ego[:log_end], joint.ego_to_global[1:]])
+        else:
+            ego = baseline
         assert joint is not None
         agents = _merge(scene, table, joint, log_end, frames, float(ego[log_end - 1, 2, 3]), fps)
     else:
@@ -121,7 +126,7 @@ def _baseline(
     if logged_end > log_end:
         # The clip ends within the log, but a faster ego reaches beyond it: the agents there do not matter.
         table = empty_table(len(scene.agents), logged_end)
-    after = continue_scene(scene, table, logged_end - 1, timestamps_us[logged_end - 1 :], seed, None, fps)
+    after = continue_scene(scene, table, logged_end - 1, timestamps_us[logged_end - 1 :], seed, fps)
     whole = np.concatenate([poses, after.ego_to_global[1:]])
     return EgoTrack(timestamps_us=timestamps_us, ego_to_global=whole), after, after.notes
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,22 +88,21 @@ def turn_rate_path(state: EgoState, elapsed_s: Array) -> Array:
 
 
 def continue_scene(
-    scene: Scene, table: BoxTable, frame: int, timestamps_us: NDArray[np.int64], seed: int, ego_path: Array | None, fps: float
+    scene: Scene, table: BoxTable, frame: int, timestamps_us: NDArray[np.int64], seed: int, fps: float, moved: EgoTrack | None = None
 ) -> Continued:
     """Simulate from one frame of the log on.
 
-    ``timestamps_us`` [K] start at that frame, whose boxes in ``table`` are the initial state. ``ego_path`` [K, 4, 4] drives
-    the ego from outside; None lets it continue the log itself.
+    ``timestamps_us`` [K] start at that frame, whose boxes in ``table`` are the initial state. The ego goes on from where the
+    log left it, or from the end of ``moved``, and takes part in the traffic like everybody else.
     """
     graph = scene.map.lane_graph if scene.map.lane_graph is not None and scene.map.lane_graph.lanes else None
-    state = ego_state(scene.ego, int(timestamps_us[0]))
+    desired = ego_state(scene.ego, int(timestamps_us[0])).desired_mps
+    state = replace(ego_state(moved or scene.ego, int(timestamps_us[0])), desired_mps=desired)
     notes: tuple[str, ...] = ()
-    ego = None
-    if ego_path is None:
-        ego = _ego_agent(scene, state)
-        if ego is None:
-            ego_path = turn_rate_path(state, (timestamps_us - timestamps_us[0]) * 1e-6)
-            notes = (NO_LANE_NOTE,)
+    ego, ego_path = _ego_agent(scene, state), None
+    if ego is None:
+        ego_path = turn_rate_path(state, (timestamps_us - timestamps_us[0]) * 1e-6)
+        notes = (NO_LANE_NOTE,)
     simulation = Simulation(graph, np.random.default_rng(_entropy(scene, seed, "traffic")))
     known = tuple(int(i) for i in np.flatnonzero(table.present[:, frame]))
     if ego is not None:
@@ -148,7 +147,7 @@ def _ego_agent(scene: Scene, state: EgoState) -> AgentSpec | None:
     """The ego as a vehicle in traffic, or None where no lane is near."""
     graph = scene.map.lane_graph
     centre, yaw = (v[0] for v in ego_boxes(state.pose[None]))
-    if graph is None or graph.nearest(*centre, float(yaw)) is None:
+    if graph is None or graph.nearest(float(centre[0]), float(centre[1]), float(yaw)) is None:
         return None
     desired = state.desired_mps if state.desired_mps > 1.0 else START_AGAIN_MPS
     return AgentSpec(

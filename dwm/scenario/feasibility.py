@@ -72,12 +72,12 @@ def check_kinematics(poses: Array, fps: float, limits: Limits = LIMITS, first: i
     )
 
 
-def _motion(poses: Array, fps: float, window: int, wheelbase_m: float) -> tuple[NDArray, ...]:
+def _motion(poses: Array, fps: float, window: int, wheelbase_m: float) -> tuple[Array, ...]:
     """Acceleration, deceleration, lateral acceleration, jerk, curvature and steering rate, each [T] and >= 0."""
     xy, yaw = poses[:, :2, 3] - poses[0, :2, 3], np.unwrap(yaw_from_rotation(poses))
 
     def derive(x: Array, order: int) -> Array:
-        return savgol_filter(x, window, 3, deriv=order, delta=1 / fps, axis=0)
+        return np.asarray(savgol_filter(x, window, 3, deriv=order, delta=1 / fps, axis=0))
 
     heading = np.stack([np.cos(yaw), np.sin(yaw)], axis=-1)
     speed = (derive(xy, 1) * heading).sum(axis=-1)
@@ -89,7 +89,7 @@ def _motion(poses: Array, fps: float, window: int, wheelbase_m: float) -> tuple[
     # At the edge between turning and not, the difference is that of the mask.
     steady = turning & np.roll(turning, 1) & np.roll(turning, -1)
     return (
-        np.maximum(along, 0.0), np.maximum(-along, 0.0), np.abs(speed * yaw_rate), np.linalg.norm(derive(xy, 3), axis=-1),
+        np.maximum(along, 0.0), np.maximum(-along, 0.0), np.abs(speed * yaw_rate), np.hypot(*derive(xy, 3).T),
         np.abs(curvature), np.where(steady, np.abs(steering_rate), 0.0),
     )  # fmt: skip
 

@@ -96,10 +96,20 @@ def test_the_central_ray_looks_along_the_camera_axis():
 
 
 @torch.no_grad()
-def test_before_training_the_prediction_is_the_memory():
+def test_before_training_pure_noise_predicts_the_memory_and_a_clean_frame_itself():
     condition, (latents, levels) = make_condition(), make_input()
-    predicted = make_model(trained=False)(latents, levels, condition)
-    assert torch.equal(predicted, condition.memory_BTVCHW * condition.memory_valid_BTV1HW)
+    model = make_model(trained=False)
+    from_noise = model(latents, torch.zeros_like(levels), condition)
+    assert torch.equal(from_noise, condition.memory_BTVCHW * condition.memory_valid_BTV1HW)
+    torch.testing.assert_close(model(latents, torch.ones_like(levels), condition), latents, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_before_training_a_noisy_frame_gives_the_wiener_estimate():
+    condition, (latents, levels) = make_condition().without("memory"), make_input()
+    t = 0.6  # without memory the prior is N(0, 1): the estimate is t x_t / (t^2 + (1 - t)^2)
+    predicted = make_model(trained=False)(latents, torch.full_like(levels, t), condition)
+    torch.testing.assert_close(predicted, latents * t / (t**2 + (1 - t) ** 2), atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()

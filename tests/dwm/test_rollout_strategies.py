@@ -1,0 +1,238 @@
+"""Roll-outs with an oracle in place of the network: which frames, in which order, from which noise, at which memory."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from dataclasses import dataclass, field
+from itertools import pairwise
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from dwm.codec.autoencoder import Autoencoder, CodecConfig
+from dwm.conditioning.build import ScenarioConditioner
+from dwm.errors import InputError
+from dwm.flow.correcting import renoise_anchors
+from dwm.models.conditioning import DenoiseCondition
+from dwm.rollout.config import RolloutConfig
+from dwm.rollout.strategies import Chunk, roll_out
+from dwm.rollout.window import window_generator
+from dwm.rollout.world_model import WorldModel
+from dwm.scenario.build import build_scenario
+from dwm.scenario.perturbations import BASELINE
+from dwm.scenario.types import Scenario
+from tests.factories import make_scene
+
+V, H, W, FPS = 2, 16, 24, 12.0
+# As many components as a block has numbers: the linear codec is exact.
+CODEC = Autoencoder(CodecConfig(latent_channels=48, downsample=4, width=4, blocks=1)).eval()
+
+
+def true_image(frame: int) -> Tensor:
+    """A different picture [V, 3, H, W] for every frame."""
+    return torch.rand(V, 3, H, W, generator=torch.Generator().manual_seed(frame)) * 2 - 1
+
+
+class FakeConditioner:
+    """Writes the frame numbers where waypoints belong, and remembers what it was asked for."""
+
+    def __init__(self, total: int) -> None:
+        self.scenario = SimpleNamespace(timestamps_us=np.arange(total), fps=FPS)
+        self.asked: list[SimpleNamespace] = []
+
+    def window(self, frames, *, fps, codec, source=None, source_images_VCHW=None, layout=True) -> DenoiseCondition:
+        picture = None if source_images_VCHW is None else source_images_VCHW.clone()
+        self.asked.append(SimpleNamespace(frames=list(frames), fps=fps, source=source, picture=picture, layout=layout))
+        on = torch.ones(1, dtype=torch.bool)
+        return DenoiseCondition(
+            waypoints_BTK=torch.tensor(frames).float()[None, :, None], cameras_BVK=torch.zeros(1, V, 16),
+            times_BT=torch.zeros(1, len(frames)), fps_B=torch.tensor([fps]), text_BL=torch.zeros(1, 1, dtype=torch.int64),
+            has_text_B=on, has_waypoints_B=on, has_layout_B=on, has_memory_B=on,
+        )  # fmt: skip
+
+
+@dataclass
+class Oracle:
+    """Knows the latents of every frame; ``noisy`` mixes in what it was given, so that noise shows."""
+
+    noisy: float = 0.0
+    seen: list[tuple[list[int], Tensor, Tensor]] = field(default_factory=list)
+
+    def __call__(self, latents_BTVCHW: Tensor, levels_BT: Tensor, condition: DenoiseCondition) -> Tensor:
+        frames = [int(f) for f in condition.waypoints_BTK[0, :, 0]]
+        self.seen.append((frames, latents_BTVCHW[0].clone(), levels_BT[0].clone()))
+        truth = torch.stack([CODEC.encode(true_image(f)) for f in frames])[None]
+        return truth + self.noisy * latents_BTVCHW
+
+
+def make_world(oracle: Oracle) -> WorldModel:
+    return WorldModel(codec=CODEC, denoiser=oracle, device=torch.device("cpu"))
+
+
+def run(total: int, oracle: Oracle | None = None, seed: int = 5, **settings) -> tuple[list[Chunk], FakeConditioner, Oracle]:
+    conditioner, oracle = FakeConditioner(total), oracle or Oracle()
+    config = RolloutConfig(**{"steps": 2, **settings})
+    return list(roll_out(make_world(oracle), conditioner, true_image(0), config, seed)), conditioner, oracle  # type: ignore[arg-type]
+
+
+def spans(chunks: list[Chunk]) -> list[tuple[int, int]]:
+    return [(c.first_frame, c.first_frame + len(c.images_NV3HW) - 1) for c in chunks]
+
+
+@pytest.mark.parametrize("strategy", ["recurrent", "coarse_to_refine"])
+@pytest.mark.parametrize(("total", "condition_frames"), [(2, 1), (9, 1), (20, 2), (25, 3)])
+def test_every_frame_comes_once_in_order_and_is_the_oracles(strategy, total, condition_frames):
+    chunks, _, _ = run(total, strategy=strategy, condition_frames=condition_frames)
+    made = [first + i for first, last in spans(chunks) for i in range(last - first + 1)]
+    assert made == list(range(1, total))
+    with torch.no_grad():
+        for chunk in chunks:
+            for i, image in enumerate(chunk.images_NV3HW):
+                torch.testing.assert_close(image, true_image(chunk.first_frame + i), atol=2e-5, rtol=0)
+
+
+def test_recurrent_windows_overlap_by_their_condition_frames():
+    chunks, conditioner, _ = run(21, strategy="recurrent", window_frames=8, condition_frames=2)
+    assert spans(chunks) == [(1, 7), (8, 13), (14, 19), (20, 20)]
+    assert [a.frames for a in conditioner.asked] == [
+        list(range(0, 8)), list(range(6, 14)), list(range(12, 20)), [18, 19, 20],
+    ]  # fmt: skip
+    assert {a.fps for a in conditioner.asked} == {FPS}
+
+
+def test_coarse_windows_run_at_the_anchor_rate_and_one_window_ahead():
+    chunks, conditioner, _ = run(21, strategy="coarse_to_refine", window_frames=3, anchor_fps=2.0)
+    assert spans(chunks) == [(1, 6), (7, 12), (13, 18), (19, 20)]
+    assert [(a.fps, a.frames) for a in conditioner.asked] == [
+        (2.0, [0, 6, 12]), (12.0, list(range(0, 7))), (12.0, list(range(6, 13))), (2.0, [12, 18]),
+        (12.0, list(range(12, 19))), (12.0, [18, 19, 20]),
+    ]  # fmt: skip
+
+
+def test_given_frames_enter_clean_and_are_those_of_the_window_before():
+    _, _, oracle = run(14, Oracle(noisy=0.1), strategy="recurrent", window_frames=8, condition_frames=2)
+    firsts = [calls for calls in oracle.seen if calls[0] == list(range(6, 14))]
+    assert len(firsts) == 2  # one per step
+    for _, latents, levels in firsts:
+        assert levels[:2].tolist() == [1.0, 1.0]
+        assert (levels[2:] < 1).all()
+        torch.testing.assert_close(latents[:2], firsts[0][1][:2])
+    # The frames as the first window left them: its last network output, since the last step goes all the way.
+    frames, before, _ = [calls for calls in oracle.seen if calls[0] == list(range(0, 8))][-1]
+    left = torch.stack([CODEC.encode(true_image(f)) for f in frames[6:]]) + 0.1 * before[6:]
+    torch.testing.assert_close(firsts[0][1][:2], left)
+
+
+def test_the_memory_comes_from_the_last_given_frame_as_it_looks():
+    chunks, conditioner, _ = run(14, strategy="recurrent", window_frames=8, condition_frames=2)
+    assert [a.source for a in conditioner.asked] == [0, 7]
+    torch.testing.assert_close(conditioner.asked[1].picture, chunks[0].images_NV3HW[-1])
+    _, off, _ = run(14, strategy="recurrent", memory="none", layout=False)
+    assert [(a.source, a.picture, a.layout) for a in off.asked] == [(None, None, False)] * len(off.asked)
+
+
+@pytest.mark.parametrize("strategy", ["recurrent", "coarse_to_refine"])
+def test_the_same_seed_gives_the_same_pixels_and_another_seed_others(strategy):
+    a, b, c = (
+        torch.cat([chunk.images_NV3HW for chunk in run(15, Oracle(noisy=0.3), seed, strategy=strategy)[0]]) for seed in (5, 5, 6)
+    )
+    assert torch.equal(a, b)
+    assert float((a - c).abs().mean()) > 0.01
+
+
+def test_a_windows_noise_depends_on_seed_and_frames_alone():
+    def draw(seed: int, frames: list[int]) -> Tensor:
+        return torch.randn(8, generator=window_generator(seed, frames))
+
+    expected = draw(3, [7, 8, 9])
+    draw(3, [0, 1, 2])
+    torch.randn(100)
+    assert torch.equal(draw(3, [7, 8, 9]), expected)
+    others = [draw(4, [7, 8, 9]), draw(3, [7, 8]), draw(3, [7, 8, 10]), draw(3, [9, 8, 7])]
+    assert all(not torch.equal(other, expected) for other in others)
+    # And it is what a window starts from, wherever it stands in the roll-out.
+    _, _, oracle = run(14, strategy="recurrent", window_frames=8, condition_frames=2, seed=3)
+    frames, latents, _ = next(calls for calls in oracle.seen if calls[0][0] == 6)
+    noise = torch.randn((1, *latents.shape), generator=window_generator(3, frames))[0]
+    assert torch.equal(latents[2:], noise[2:])
+
+
+def test_a_seed_as_large_as_a_shards_is_accepted():
+    assert torch.randn(1, generator=window_generator(2**63 - 1, [0, 1])).isfinite().all()
+
+
+def test_anchors_enter_their_window_noised_again_at_the_level_they_are_corrected_from():
+    settings = dict(strategy="coarse_to_refine", anchor_fps=2.0, anchor_error=0.2, anchor_noise=0.5)
+    _, _, oracle = run(9, seed=11, **settings)
+    frames, latents, levels = next(calls for calls in oracle.seen if calls[0] == list(range(0, 7)))
+    noise = torch.randn((1, *latents.shape), generator=window_generator(11, frames))[0]
+    anchor = CODEC.encode(true_image(6))
+    assert levels.tolist() == [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5]
+    torch.testing.assert_close(latents[6], renoise_anchors(anchor, noise[6], alpha_1=0.2, total=0.5))
+    torch.testing.assert_close(latents[1:6], noise[1:6])
+    last = next(calls for calls in oracle.seen if calls[0] == [6, 7, 8])  # no anchor lies behind the end
+    assert last[2].tolist() == [1.0, 0.0, 0.0]
+
+
+def test_temporal_progressive_denoising_cleans_earlier_frames_first():
+    _, _, oracle = run(8, strategy="recurrent", steps=3, progressive_omega=1.5)
+    middle = oracle.seen[1][2]
+    assert middle[0] == 1.0
+    assert all(a > b for a, b in pairwise(middle[1:].tolist()))
+
+
+@pytest.mark.parametrize("strategy", ["recurrent", "coarse_to_refine"])
+def test_pictures_of_the_past_are_let_go(strategy):
+    conditioner = FakeConditioner(80)
+    conditioner.window = lambda *a, **k: FakeConditioner.window(FakeConditioner(1), *a, **k)  # type: ignore[method-assign]
+    oracle = Oracle()
+    alive: list[weakref.ref[Tensor]] = []
+    most = 0
+    config = RolloutConfig(strategy=strategy, steps=1)
+    for chunk in roll_out(make_world(oracle), conditioner, true_image(0), config, 0):  # type: ignore[arg-type]
+        oracle.seen.clear()
+        alive.append(weakref.ref(chunk.images_NV3HW))
+        del chunk
+        gc.collect()
+        most = max(most, sum(ref() is not None for ref in alive))
+    assert len(alive) >= 12
+    assert most <= 2
+
+
+def test_a_conditioner_keeps_a_bounded_number_of_layouts():
+    class Cheap(ScenarioConditioner):
+        def _layout(self, frame: int) -> SimpleNamespace:  # type: ignore[override]
+            return SimpleNamespace(frame=frame)
+
+    scenario = build_scenario(make_scene(), BASELINE, 0, duration_s=10.0)
+    assert isinstance(scenario, Scenario)
+    conditioner = Cheap(scenario)
+    refs = [weakref.ref(conditioner.layout(frame)) for frame in range(len(scenario.timestamps_us))]
+    gc.collect()
+    assert len(refs) == 120
+    assert sum(ref() is not None for ref in refs) == 48
+    assert conditioner.layout(119).frame == 119
+
+
+def test_with_a_real_conditioner_a_standing_car_that_echoes_its_memory_sees_the_same_street():
+    scenario = build_scenario(make_scene(ego_speed_mps=0.0, agents=()), BASELINE, 0, duration_s=4 / 12)
+    assert isinstance(scenario, Scenario)
+    rough = torch.rand(6, 3, 128, 224, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    first = torch.nn.functional.avg_pool2d(rough, 9, stride=1, padding=4) * 3
+    world = WorldModel(codec=CODEC, denoiser=lambda x, levels, c: c.memory_BTVCHW * c.memory_valid_BTV1HW, device=torch.device("cpu"))
+    chunks = list(roll_out(world, ScenarioConditioner(scenario), first, RolloutConfig(window_frames=3, steps=1), 0))
+    assert spans(chunks) == [(1, 2), (3, 3)]
+    error = (chunks[-1].images_NV3HW[-1] - first)[..., 4:-4, 4:-4].abs().mean()
+    assert float(error) < 0.02
+
+
+def test_settings_that_no_roll_out_can_use_are_told():
+    with pytest.raises(InputError, match=r"unknown strategy 'sideways'; choose one of recurrent, coarse_to_refine"):
+        run(5, strategy="sideways")
+    for given in (0, 8):
+        with pytest.raises(InputError, match="of a window of 8"):
+            run(5, condition_frames=given)

@@ -1,0 +1,116 @@
+"""The training configurations that ship: readable, complete, and chained without a gap."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dwm.conditioning.layout import LAYOUT_CHANNELS
+from dwm.config import load_config
+from dwm.errors import InputError
+from dwm.scenes.prompts import VOCABULARY
+from dwm.scenes.proving_ground.city import FIRST_HELD_OUT_TOWN
+from dwm.scenes.types import CAMERAS
+from dwm.training.config import TrainConfig
+from evaluators.detector.train import DetectorTrainConfig
+from pipelines import training
+from pipelines.training import run_training
+
+FOLDER = Path(__file__).resolve().parents[2] / "conf" / "train"
+FILES = sorted(FOLDER.glob("*.yaml"))
+RECIPES = [path for path in FILES if "recipe" in yaml.safe_load(path.read_text())]
+TARGETS = {"drives", "codec", "clips", "world_model", "detector"}
+
+
+def steps_of(recipe: Path) -> dict[str, Any]:
+    """The loaded configurations of a recipe by target, in order."""
+    return {(c := load(FOLDER / name)).target: c for name in yaml.safe_load(recipe.read_text())["recipe"]}
+
+
+def load(path: Path) -> Any:
+    target = yaml.safe_load(path.read_text()).get("target", "world_model")
+    return load_config(DetectorTrainConfig if target == "detector" else TrainConfig, path)
+
+
+def test_there_is_a_recipe_for_a_cpu_and_one_for_a_gpu():
+    assert [path.name for path in RECIPES] == ["recipe_cpu.yaml", "recipe_gpu.yaml"]
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p not in RECIPES], ids=lambda p: p.stem)
+def test_every_configuration_fills_its_dataclass(path: Path):
+    assert load(path).target in TARGETS
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.stem)
+def test_each_step_of_a_recipe_reads_what_an_earlier_one_writes(recipe: Path):
+    steps = steps_of(recipe)
+    order = list(steps)
+    assert order[:4] == ["drives", "codec", "clips", "world_model"]
+    drives, codec, clips, world = (steps[target] for target in order[:4])
+    assert codec.data == clips.clips.drives == drives.drives.out
+    assert Path(clips.clips.codec_weights) == Path(codec.loop.out) / "weights.safetensors" == Path(world.world.codec_weights)
+    assert world.data == clips.clips.out
+    if "detector" in steps:
+        assert steps["detector"].drives == drives.drives.out
+    outs = [drives.drives.out, codec.loop.out, clips.clips.out, world.loop.out]
+    assert len(set(outs)) == 4
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.stem)
+def test_the_world_models_sizes_are_those_of_its_inputs(recipe: Path):
+    steps = steps_of(recipe)
+    model = steps["world_model"].world.model
+    assert model.layout_channels == len(LAYOUT_CHANNELS)
+    assert model.latent_channels == steps["codec"].codec.model.latent_channels
+    assert model.views == len(CAMERAS)
+    assert model.text_vocabulary >= len(VOCABULARY)
+    assert model.d_model % model.heads == 0
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.stem)
+def test_no_recipe_trains_on_a_held_out_town_and_the_weights_say_which_towns_they_saw(recipe: Path):
+    steps = steps_of(recipe)
+    drives = steps["drives"].drives
+    last = drives.first_town + drives.towns - 1
+    assert last < FIRST_HELD_OUT_TOWN
+    told = f"proving-ground towns {drives.first_town}-{last}, {drives.drives_per_town} drives each"
+    assert steps["codec"].trained_on == steps["world_model"].trained_on == told
+
+
+def test_a_recipe_runs_its_files_in_order_and_returns_the_last_output(tmp_path, monkeypatch):
+    for name in "ab":
+        (tmp_path / f"{name}.yaml").write_text(f"target: {name}\n")
+    (tmp_path / "recipe.yaml").write_text("recipe: [b.yaml, a.yaml]\n")
+    ran = []
+    monkeypatch.setattr(training, "_train_one", lambda path, target, overrides: ran.append((target, overrides)) or path)
+    assert run_training(tmp_path / "recipe.yaml", []) == tmp_path / "a.yaml"
+    assert ran == [("b", []), ("a", [])]
+    assert run_training(tmp_path / "a.yaml", ["loop.steps=3"]) == tmp_path / "a.yaml"
+    assert ran[-1] == ("a", ["loop.steps=3"])
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.stem)
+def test_a_recipe_with_overrides_is_refused(recipe: Path):
+    with pytest.raises(InputError, match=r"takes no overrides, got loop.steps=1"):
+        run_training(recipe, ["loop.steps=1"])
+
+
+def test_a_recipe_with_a_missing_file_is_refused_before_anything_runs(tmp_path, monkeypatch):
+    (tmp_path / "a.yaml").write_text("target: drives\n")
+    (tmp_path / "recipe.yaml").write_text("recipe: [a.yaml, gone.yaml]\n")
+    monkeypatch.setattr(training, "_train_one", lambda *_: pytest.fail("a step ran"))
+    with pytest.raises(InputError, match=r"gone\.yaml: no such configuration file"):
+        run_training(tmp_path / "recipe.yaml", [])
+
+
+def test_an_unknown_field_and_an_unknown_target_are_told(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("target: drives\ndrives: {town: 3}\n")
+    with pytest.raises(InputError, match="town"):
+        run_training(path, [])
+    path.write_text("target: poetry\n")
+    with pytest.raises(InputError, match="'poetry' cannot be trained"):
+        run_training(path, [])
