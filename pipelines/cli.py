@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -10,6 +11,8 @@ from pathlib import Path
 
 from dwm.errors import InputError
 
+# What the operating system says of a path that a user gave and a run cannot use.
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
 Command = Callable[[argparse.Namespace], int]
 
 
@@ -22,6 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return arguments.run(arguments)
     except InputError as error:
         print(f"roadreel: error: {_one_line(str(error))}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        print(f"roadreel: error: {error.filename}: {error.strerror}; choose a path you may read and write", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("roadreel: interrupted; the same command resumes", file=sys.stderr)
@@ -108,8 +116,13 @@ def _generate(arguments: argparse.Namespace) -> int:
         f"{result.planned} shards: {summary.committed} committed now ({summary.rejected} rejected scenarios), "
         f"{summary.quarantined} quarantined now, {summary.remaining} left"
     )
-    if result.exit_code == 3:
-        print(f"quarantined shards: see {Path(config.out) / 'quarantine'}", file=sys.stderr)
+    for shard_id, cause in result.quarantined.items():
+        print(f"roadreel: error: shard {shard_id} is quarantined: {_one_line(cause)}", file=sys.stderr)
+    if result.quarantined:
+        # With its counted failures a shard would be quarantined again at the next one.
+        where = Path(config.out)
+        fix = f"mend the cause, delete their entries in {where / 'quarantine'} and {where / 'attempts'}, then run again"
+        print(f"roadreel: {len(result.quarantined)} shards are quarantined; {fix}", file=sys.stderr)
     if result.report is not None:
         print(f"version: {result.version}\nreport:  {result.report}")
     return result.exit_code
@@ -167,12 +180,12 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("name", choices=("proving_ground", "world_model", "detector"))
     parser.add_argument("--dataroot", type=Path, required=True, help="a proving-ground world of held-out towns")
     parser.add_argument("--version", default="v1.0-mini")
-    parser.add_argument("--split", default="pg_val", help="detector: split to score")
+    parser.add_argument("--split", default="pg_all", help="detector: split to score")
     parser.add_argument("--codec", type=Path, default=Path("weights/proving_ground_codec.safetensors"))
     parser.add_argument("--world-model", type=Path, default=Path("weights/proving_ground_world.safetensors"))
     parser.add_argument("--detector", type=Path, default=Path("weights/proving_ground_detector.safetensors"))
     parser.add_argument("--cases", type=int, default=12, help="world_model: starting moments")
-    parser.add_argument("--steps", type=int, default=2, help="world_model: denoising steps")
+    parser.add_argument("--steps", type=int, default=1, help="world_model: denoising steps")
 
 
 def _bench(arguments: argparse.Namespace) -> int:

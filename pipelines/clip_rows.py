@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from dwm.conditioning.build import IMAGE_HEIGHT, IMAGE_WIDTH
 from dwm.geometry import quaternion_from_rotation, yaw_from_rotation
 from dwm.scenario.types import LabelSource, Scenario
+from dwm.scenes.nuscenes import source_notes
 from dwm.scenes.prompts import weather
 from dwm.scenes.types import DETECTION_CLASSES, MAP_LAYERS, Scene, SceneMap
 from evaluators.boxes import ATTRIBUTES
@@ -62,7 +63,7 @@ def rejected_clip(shard: Shard, scene: Scene, config: RunConfig, detail: str) ->
     """The row of a scenario that was not feasible: no video, but a reason."""
     reason, _, sentence = detail.partition(": ")
     return _clip(shard, scene, config) | {
-        "n_frames": 0, "verdict_keep": False, "label_sources_json": "{}", "notes_json": "[]",
+        "n_frames": 0, "verdict_keep": False, "label_sources_json": "{}", "notes_json": json.dumps(source_notes(scene)),
         "verdict_reasons_json": json.dumps([{"metric": f"scenario.{reason}", "sentence": sentence}]),
     }  # fmt: skip
 

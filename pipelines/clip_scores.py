@@ -26,9 +26,12 @@ from evaluators.detector.inference import Detector
 from evaluators.flicker import AppearanceScore, score_appearance
 from evaluators.protocol import ProtocolCard
 from pipelines.config import EvaluateConfig
+from pipelines.logged_clip import logged_clip
 
 Images = NDArray[np.uint8]
 Array = NDArray[np.float64]
+_UNITS = {"image.min_spread": "grey levels", "sharpness.mean": "grey levels per pixel"}  # of those that have one
+_PICTURES = {"generated": "decoded video", "truth": "rendered frames", "log": "logged images"}  # by source of a metric
 _MIN_RAYS = 2  # rays of the layout cast that must meet a box first before a detector is asked to find it
 
 
@@ -80,7 +83,7 @@ def score_clip(
             gate["detection.reference_materialised"] = reference.materialised
             _add_detection(table, reference, _official(labels, seen), frames, "truth")
         else:
-            gate |= _logged_reference(detector, conditioner, scenario, first)
+            gate |= _add_logged_reference(table, detector, scenario, conditioner.device)
     return ClipScores(rows=table.rows, for_gate=gate, scored_frames=tuple(frames), detections=detections, support=support)
 
 
@@ -105,20 +108,22 @@ class _Table:
         card = ProtocolCard(
             metric=metric, samples=samples, unit="frame", frames=len(self._scenario.timestamps_us),
             frames_per_second=self._scenario.fps, cameras=CAMERAS, image_hw=(IMAGE_HEIGHT, IMAGE_WIDTH),
-            source="decoded video" if source == "generated" else "rendered frames",
+            source=_PICTURES[source],
             weights_sha256=self._weights if metric.startswith("detection") else None, seed=self._scenario.seed,
         )  # fmt: skip
         self.rows.append({"metric": metric, "value": float(value), "unit": unit, "source": source, "card": card, **columns})
 
     def add_buckets(self, metric: str, values: Array, rate_hz: float, unit: str, source: str = "generated") -> None:
+        end_s = len(self._scenario.timestamps_us) / self._scenario.fps
         for k, mean in enumerate(bucket_means(values, rate_hz)):
-            self.add(metric, mean, unit, source=source, bucket_start_s=k * BUCKET_S, bucket_end_s=(k + 1) * BUCKET_S)
+            until_s = min((k + 1) * BUCKET_S, end_s)
+            self.add(metric, mean, unit, source=source, bucket_start_s=k * BUCKET_S, bucket_end_s=until_s)
 
 
 def _add_appearance(table: _Table, score: AppearanceScore) -> None:
     for name, value in score.metrics().items():
         if not name.endswith("s"):  # the stretches follow as buckets
-            table.add(name, value, "")
+            table.add(name, value, _UNITS.get(name, ""))
     table.add_buckets("flicker", 1 - score.change.mean(1) / 255, score.fps, "")
     table.add_buckets("sharpness", score.sharpness.mean(1), score.fps, "grey levels per pixel")
 
@@ -186,13 +191,18 @@ def _render(world: CounterfactualRenderer, scenario: Scenario, frame: int) -> Im
     return world.views(scenario, frame, (IMAGE_HEIGHT, IMAGE_WIDTH)).image
 
 
-def _logged_reference(
-    detector: Detector, conditioner: ScenarioConditioner, scenario: Scenario, first: Images
-) -> dict[str, float]:
-    """Without true video: how many boxes the detector finds on the log's own first images."""
-    _, boxes = _visible_labels(scenario, conditioner, 0)
-    score = score_clip_detections([boxes], _detect(detector, conditioner, scenario, first[None], [0]))
-    return {"detection.reference_materialised": score.materialised}
+def _add_logged_reference(table: _Table, detector: Detector, scenario: Scenario, device: torch.device) -> dict[str, float]:
+    """Without true video: how many boxes the detector finds in the log's own images."""
+    log = logged_clip(scenario)
+    if log is None:
+        return {}
+    conditioner = ScenarioConditioner(log.scenario, device)
+    boxes = [_visible_labels(log.scenario, conditioner, f)[1] for f in log.frames]
+    score = score_clip_detections(boxes, _detect(detector, conditioner, log.scenario, log.images, log.frames))
+    metrics = {"detection.reference_materialised": score.materialised, "detection.logged_boxes": float(score.total.boxes)}
+    for name, value in metrics.items():
+        table.add(name, value, "", source="log", samples=len(log.frames))
+    return metrics
 
 
 @torch.inference_mode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ from dwm.rollout.config import RolloutConfig
 from pipelines.atomic import canonical_json
 
 EXECUTOR_NAMES = ("serial", "ray")
+X264_PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,8 +111,14 @@ def config_sha256(config: RunConfig) -> str:
 def check_config(config: RunConfig, where: str = "configuration") -> None:
     """Raises InputError for values no run can use."""
     scenario, execution = config.scenario, config.execution
+    times = {"duration_s": scenario.duration_s, "fps": scenario.fps, "start_s": scenario.start_s}
+    for name, value in times.items():
+        _require(math.isfinite(value), where, f"scenario.{name} is {value}", "give a finite number")
     _require(scenario.duration_s > 0, where, f"scenario.duration_s is {scenario.duration_s}", "give a length in seconds")
     _require(scenario.fps > 0, where, f"scenario.fps is {scenario.fps}", "give a positive rate, e.g. 12")
+    shortest = f"give at least one frame: {1 / scenario.fps:.3f} s at {scenario.fps:g} fps"
+    problem = f"scenario.duration_s is {scenario.duration_s}: shorter than a frame"
+    _require(round(scenario.duration_s * scenario.fps) >= 1, where, problem, shortest)
     _require(scenario.start_s >= 0, where, f"scenario.start_s is {scenario.start_s}", "start at 0 or later")
     _require(bool(scenario.perturbations), where, "scenario.perturbations is empty", "list at least one, e.g. {name: baseline}")
     _require(bool(scenario.seeds), where, "scenario.seeds is empty", "list at least one, e.g. [0]")
@@ -123,6 +131,14 @@ def check_config(config: RunConfig, where: str = "configuration") -> None:
     _require(execution.workers >= 1, where, f"execution.workers is {execution.workers}", "use at least 1")
     _require(execution.attempts >= 1, where, f"execution.attempts is {execution.attempts}", "use at least 1")
     _require(execution.deadline_minutes > 0, where, "execution.deadline_minutes is not positive", "give minutes per shard")
+    rollout = config.rollout
+    _require(rollout.steps >= 1, where, f"rollout.steps is {rollout.steps}", "use at least 1")
+    problem = f"rollout.condition_frames is {rollout.condition_frames} of a window of {rollout.window_frames}"
+    split = 1 <= rollout.condition_frames < rollout.window_frames
+    _require(split, where, problem, "keep at least one frame given and one to generate")
+    _require(config.evaluate.every_s > 0, where, f"evaluate.every_s is {config.evaluate.every_s}", "give seconds, e.g. 0.5")
+    presets = ", ".join(X264_PRESETS)
+    _require(config.video.preset in X264_PRESETS, where, f"video.preset is '{config.video.preset}'", f"use one of {presets}")
     _require(0 <= config.video.crf <= 51, where, f"video.crf is {config.video.crf}", "use 0 to 51, e.g. 17")
 
 

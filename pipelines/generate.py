@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +34,7 @@ class GenerateResult:
     exit_code: int
     summary: RunSummary
     planned: int
+    quarantined: dict[str, str] = field(default_factory=dict)  # planned shard -> cause in one line
     version: Path | None = None
     report: Path | None = None
 
@@ -63,13 +64,16 @@ def generate(
     ledger = Ledger(layout, run={key: run[key] for key in ("run_id", "git_commit", "config_sha256")})
     ledger.collect_garbage(_GARBAGE_AGE_S)
     summary = _execute(config, shards, ledger, partial(make_worker or _default_worker, to_yaml(config)))
-    planned_ids = {shard.shard_id for shard in shards}
-    exit_code = _exit_code(summary, quarantined=len(planned_ids & set(ledger.quarantined())))
-    if summary.interrupted or not ledger.committed_ids():
-        return GenerateResult(exit_code=exit_code, summary=summary, planned=len(shards))
-    version = publish(layout.root, dataset_metrics=dataset_metrics)
-    report = (write_report or _default_report)(version)
-    return GenerateResult(exit_code=exit_code, summary=summary, planned=len(shards), version=version, report=report)
+    records = ledger.quarantined()
+    causes = {s.shard_id: str(records[s.shard_id].get("cause", "")) for s in shards if s.shard_id in records}
+    exit_code = _exit_code(summary, quarantined=len(causes))
+    version = report = None
+    if not summary.interrupted and ledger.committed_ids():
+        version = publish(layout.root, dataset_metrics=dataset_metrics)
+        report = (write_report or _default_report)(version)
+    return GenerateResult(
+        exit_code=exit_code, summary=summary, planned=len(shards), quarantined=causes, version=version, report=report
+    )
 
 
 def _execute(config: RunConfig, shards: list[Shard], ledger: Ledger, factory: Callable[[], Worker]) -> RunSummary:

@@ -141,9 +141,9 @@ class Ledger:
         folder = self.layout.attempts / check_id(shard_id)
         return sum(bool(read_json(path).get("counts", True)) for path in folder.glob("*.json") if path.name[0] != ".")
 
-    def quarantine(self, shard_id: str, traceback: str, attempts: int) -> None:
+    def quarantine(self, shard_id: str, traceback: str, attempts: int, cause: str = "") -> None:
         """Takes a shard out of the run. Deleting the file, and its folder in ``attempts/``, puts it back."""
-        entry = {"shard_id": shard_id, "traceback": traceback, "attempts": attempts, "at_us": _now_us()}
+        entry = {"shard_id": shard_id, "cause": cause, "traceback": traceback, "attempts": attempts, "at_us": _now_us()}
         with naming_full_disk(self.layout.root):
             write_atomic(self.layout.quarantined(shard_id), readable_json(entry))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dwm.errors import InputError
+from dwm.scenes.dataroot import check_tables
 from pipelines.atomic import canonical_json, read_json
 from pipelines.config import ScenesConfig
 from pipelines.plan import SceneRef
@@ -38,6 +39,7 @@ def _scene_rows(config: ScenesConfig) -> dict[str, SceneRef]:
     if not path.is_file():
         versions = ", ".join(sorted(p.parent.name for p in root.glob("*/scene.json"))) or "none"
         raise InputError(path, "the table is missing", f"set scenes.version; versions found: {versions}")
+    check_tables(root, config.version)
     rows = read_json(path)
     try:
         return {row["name"]: SceneRef(name=row["name"], token=row["token"], fingerprint=_fingerprint(row)) for row in rows}

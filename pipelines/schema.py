@@ -76,7 +76,7 @@ MAP_ELEMENTS = _table(
 METRICS = _table(
     clip_id=pa.string(), channel=_KIND, metric=_KIND, value=pa.float64(), unit=pa.string(), detection_class=_KIND,
     bucket_start_s=pa.float32(), bucket_end_s=pa.float32(),  # null: the whole clip
-    source=_KIND,  # generated | truth
+    source=_KIND,  # generated | truth | log
     evaluator_version=pa.string(), protocol_json=pa.string(), computed_at=pa.timestamp("us", tz="UTC"),
 )  # fmt: skip
 SHARDS = _table(

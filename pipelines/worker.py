@@ -22,7 +22,7 @@ from dwm.rollout.world_model import WorldModel
 from dwm.scenario.build import build_scenario
 from dwm.scenario.types import Rejection, Scenario
 from dwm.scenes.clips import read_images
-from dwm.scenes.nuscenes import read_scene
+from dwm.scenes.nuscenes import read_scene, source_notes
 from dwm.scenes.types import CAMERAS, Scene
 from evaluators.detector.inference import Detector
 from evaluators.gate import GateConfig, judge
@@ -80,7 +80,7 @@ class ShardWorker:
             return ShardResult(outcome="rejected", detail=detail, timings_s=clock.seconds)
         conditioner = ScenarioConditioner(scenario, self.world.device)
         first = first_images(scene, int(scenario.timestamps_us[0]))
-        video_rows, made = self._film(shard, scenario, conditioner, first, attempt_dir, clock)
+        video_rows = self._film(shard, scenario, conditioner, first, attempt_dir, clock)
         with clock.stage("score"):
             scores = clip_scores.score_clip(
                 scenario, conditioner, attempt_dir, first, self.world, self.detector, self.config.evaluate
@@ -88,8 +88,9 @@ class ShardWorker:
         verdict = judge(scores.for_gate, self.gate)
         with clock.stage("write"):
             clip_rows.write_clip(
-                attempt_dir, shard, scenario, self.config, verdict=verdict, videos=video_rows, scores=scores, notes=made
-            )
+                attempt_dir, shard, scenario, self.config, verdict=verdict, videos=video_rows, scores=scores,
+                notes=(*source_notes(scene), *scenario.notes),
+            )  # fmt: skip
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         facts = {"peak_memory_bytes": peak, "denoising_steps": self.config.rollout.steps, "verdict_keep": verdict.keep}
         return ShardResult(n_frames=len(scenario.timestamps_us), timings_s=clock.seconds, facts=facts)
@@ -102,8 +103,8 @@ class ShardWorker:
         first: Images,
         attempt_dir: Path,
         clock: _Clock,
-    ) -> tuple[list[dict], list[str]]:
-        """Roll out into six mp4 files, chunk by chunk; rows of ``videos`` and remarks in words."""
+    ) -> list[dict]:
+        """Roll out into six mp4 files, chunk by chunk; rows of ``videos``."""
         total, video = len(scenario.timestamps_us), self.config.video
         kept: dict[int, Images] = {0: first}
         with ExitStack() as stack:
@@ -135,9 +136,7 @@ class ShardWorker:
                 report_progress(attempt_dir, chunk.first_frame + len(chunk.images_NV3HW), total)
         with clock.stage("encode"):
             loss = clip_scores.encode_loss_db(attempt_dir, kept)
-        return [video_row(w, shard.shard_id, channel, "rgb", loss[channel]) for channel, w in writers.items()], list(
-            scenario.notes
-        )
+        return [video_row(w, shard.shard_id, channel, "rgb", loss[channel]) for channel, w in writers.items()]
 
 
 def first_images(scene: Scene, timestamp_us: int) -> Images:

@@ -29,7 +29,7 @@ class DiTConfig:
     latent_channels: int = 16  # channels of the codec's latents
     patch: int = 2  # latent pixels per token, along each side
     views: int = 6  # cameras, in ring order
-    layout_channels: int = 20  # layers of the layout maps
+    layout_channels: int = 24  # layers of the layout maps (dwm.conditioning.layout.LAYOUT_CHANNELS)
     text_vocabulary: int = 256  # size of the text token table
     text_every: int = 4  # every so many blocks one looks at the text
 
@@ -134,8 +134,11 @@ class MultiViewDiT(nn.Module):
         return guess, ((1 - t).square() * variance / total).clamp_min(1e-8).sqrt()
 
     def _patchify(self, latents: Tensor, memory: Tensor, valid: Tensor, levels_BT: Tensor) -> Tensor:
-        clean = (levels_BT >= 1).to(latents.dtype)[:, :, None, None, None, None].expand_as(valid)
-        stack = torch.cat([latents, memory * valid, valid, clean], dim=3)
+        t = levels_BT.to(latents.dtype)[:, :, None, None, None, None]
+        clean = (t >= 1).to(latents.dtype).expand_as(valid)
+        # Weighed by what it tells about the frame: pure noise tells nothing and enters as zeros.
+        told = t * (t.square() + (1 - t).square()).rsqrt()
+        stack = torch.cat([told * latents, memory * valid, valid, clean], dim=3)
         p = self.config.patch
         return rearrange(stack, "b t v c (r p) (k q) -> b t v (r k) (p q c)", p=p, q=p)
 

@@ -12,7 +12,7 @@ class RolloutConfig:
     strategy: str = "recurrent"  # recurrent | coarse_to_refine
     window_frames: int = 8  # frames denoised together
     condition_frames: int = 1  # clean frames at the start of each window, taken from the one before
-    steps: int = 3  # denoising steps per window
+    steps: int = 1  # denoising steps per window
     guidance: float = 1.0  # classifier-free guidance scale; 1 is off
     layout: bool = True  # condition on projected boxes and map lines
     memory: str = "past"  # past | none: re-project earlier frames along the new path

@@ -88,7 +88,13 @@ def turn_rate_path(state: EgoState, elapsed_s: Array) -> Array:
 
 
 def continue_scene(
-    scene: Scene, table: BoxTable, frame: int, timestamps_us: NDArray[np.int64], seed: int, fps: float, moved: EgoTrack | None = None
+    scene: Scene,
+    table: BoxTable,
+    frame: int,
+    timestamps_us: NDArray[np.int64],
+    seed: int,
+    fps: float,
+    moved: EgoTrack | None = None,
 ) -> Continued:
     """Simulate from one frame of the log on.
 

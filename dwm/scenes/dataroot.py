@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
-
-from nuscenes import NuScenes
+from typing import TYPE_CHECKING, Any
 
 from dwm.errors import InputError
+
+if TYPE_CHECKING:  # slow to import: the devkit loads its plotting with it
+    from nuscenes import NuScenes
 
 TABLES = (
     "category", "attribute", "visibility", "instance", "sensor", "calibrated_sensor", "ego_pose",
@@ -23,12 +24,18 @@ def open_dataroot(dataroot: Path, version: str) -> NuScenes:
     Raises:
         InputError: the folder, version or a table is missing or malformed, or a map file escapes the dataroot.
     """
-    folder = check_version(Path(dataroot), version)
+    folder = check_tables(Path(dataroot), version)
+    stamp = max((folder / f"{table}.json").stat().st_mtime_ns for table in TABLES)
+    return _load(str(Path(dataroot).resolve()), version, stamp)
+
+
+def check_tables(dataroot: Path, version: str) -> Path:
+    """The folder of one version's tables, all of them present; their content is not read."""
+    folder = check_version(dataroot, version)
     for table in TABLES:
         if not (folder / f"{table}.json").is_file():
             raise InputError(folder, f"table {table}.json is missing", "unpack the complete metadata archive of this version")
-    stamp = max((folder / f"{table}.json").stat().st_mtime_ns for table in TABLES)
-    return _load(str(Path(dataroot).resolve()), version, stamp)
+    return folder
 
 
 def check_version(dataroot: Path, version: str) -> Path:
@@ -59,6 +66,8 @@ def _load(dataroot: str, version: str, stamp: int) -> NuScenes:
         path = check_filename(Path(dataroot), "map", row["token"], row.get("filename"))
         if not path.is_file():
             raise InputError(path, "the map mask is missing", "unpack the maps next to the tables")
+    from nuscenes import NuScenes
+
     try:
         return NuScenes(version=version, dataroot=dataroot, verbose=False)
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:

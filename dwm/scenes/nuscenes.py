@@ -42,7 +42,9 @@ def read_scene(dataroot: Path, version: str, scene_name: str, map_margin_m: floa
     row = _scene_row(nusc, dataroot, scene_name)
     try:
         return _read(nusc, dataroot, row, map_margin_m)
-    except (KeyError, TypeError, IndexError) as error:
+    except InputError:
+        raise
+    except (KeyError, TypeError, IndexError, ValueError) as error:
         problem = f"scene {scene_name}: broken tables ({type(error).__name__}: {error})"
         raise InputError(dataroot / version, problem, "a field or token is missing: restore the tables") from error
 
@@ -50,6 +52,18 @@ def read_scene(dataroot: Path, version: str, scene_name: str, map_margin_m: floa
 def missing_images(scene: Scene) -> dict[str, list[int]]:
     """Per channel, indices into ``scene.frames[channel]`` of images whose file does not exist."""
     return {channel: [i for i, f in enumerate(frames) if not f.path.is_file()] for channel, frames in scene.frames.items()}
+
+
+def source_notes(scene: Scene) -> tuple[str, ...]:
+    """What a scene lacks on disk, in words: map vectors, images, LiDAR. Nothing listed here stops a clip."""
+    notes = list(scene.map.notes)
+    lacking, images = sum(map(len, missing_images(scene).values())), sum(map(len, scene.frames.values()))
+    if lacking:
+        notes.append(f"{lacking} of {images} logged images are missing")
+    lidar = sum(not path.is_file() for path in scene.lidar_paths)
+    if lidar:
+        notes.append(f"{lidar} of {len(scene.lidar_paths)} LiDAR files are missing")
+    return tuple(notes)
 
 
 def nearest_frames(scene: Scene, timestamps_us: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
@@ -133,12 +147,34 @@ def _chain(nusc: NuScenes, dataroot: Path, row: Record, samples: list[Record], c
 
 
 def _pose(record: Record) -> NDArray[np.float64]:
-    return transform(record["translation"], rotation_from_quaternion(record["rotation"]))
+    return transform(_numbers(record, "translation", (3,)), rotation_from_quaternion(_quaternion(record)))
+
+
+def _quaternion(record: Record) -> NDArray[np.float64]:
+    values = _numbers(record, "rotation", (4,))
+    if not values.any():
+        raise ValueError(f"rotation of {record['token']} is zero")
+    return values
+
+
+def _size_wlh_m(annotation: Record) -> NDArray[np.float64]:
+    values = _numbers(annotation, "size", (3,))
+    if not (values > 0).all():
+        raise ValueError(f"size of {annotation['token']} is {annotation['size']}")
+    return values
+
+
+def _numbers(record: Record, name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """A field of finite numbers in the given shape; ValueError names the row otherwise."""
+    values = np.array(record[name], np.float64)
+    if values.shape != shape or not np.isfinite(values).all():
+        raise ValueError(f"{name} of {record['token']} is {record[name]}")
+    return values
 
 
 def _camera(nusc: NuScenes, channel: str, record: Record) -> Camera:
     calibration = nusc.get("calibrated_sensor", record["calibrated_sensor_token"])
-    intrinsics = np.array(calibration["camera_intrinsic"], np.float64)
+    intrinsics = _numbers(calibration, "camera_intrinsic", (3, 3))
     return Camera(
         channel=channel, intrinsics=intrinsics, camera_to_ego=_pose(calibration),
         width_px=int(record["width"]), height_px=int(record["height"]),
@@ -175,10 +211,10 @@ def _agent(nusc: NuScenes, instance_token: str, rows: list[tuple[int, Record]]) 
     category = annotations[0]["category_name"]
     return AgentTrack(
         instance_token=instance_token, category=category, detection_class=category_to_detection_name(category),
-        size_wlh_m=np.median([a["size"] for a in annotations], axis=0),
+        size_wlh_m=np.median([_size_wlh_m(a) for a in annotations], axis=0),
         timestamps_us=np.array([t for t, _ in rows], np.int64),
-        centers_m=np.array([a["translation"] for a in annotations], np.float64),
-        rotations_wxyz=np.array([a["rotation"] for a in annotations], np.float64),
+        centers_m=np.stack([_numbers(a, "translation", (3,)) for a in annotations]),
+        rotations_wxyz=np.stack([_quaternion(a) for a in annotations]),
         velocities_mps=np.stack([nusc.box_velocity(a["token"])[:2] for a in annotations]),
         attributes=tuple(n[0] if n else "" for n in names),
         num_lidar_pts=np.array([a["num_lidar_pts"] for a in annotations], np.int64),

@@ -115,7 +115,7 @@ class ShardQueue:
         self._emit(name, shard, attempt_id, before="running", after="todo", cause=report.cause, exception=report.exception)
 
     def _quarantine(self, shard: Shard, attempt_id: str, cause: str, traceback: str, failures: int) -> None:
-        self._ledger.quarantine(shard.shard_id, traceback, failures)
+        self._ledger.quarantine(shard.shard_id, traceback, failures, cause)
         self._ended["quarantined"] += 1
         self._emit("quarantined", shard, attempt_id, before="running", after="quarantined", cause=cause)
 

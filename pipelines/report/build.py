@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ from markupsafe import Markup
 
 from dwm.errors import InputError
 from dwm.scenes.types import CAMERAS
+from pipelines.atomic import naming_full_disk, write_atomic
 from pipelines.report import figures, view
 from pipelines.report.view import ClipView, Row
 
@@ -63,9 +63,8 @@ def write_report(version_dir: Path, embed_limit_bytes: int = EMBED_LIMIT_BYTES) 
         embed=embed, video_megabytes=sum(sizes) / 1e6,
     )  # fmt: skip
     target = version_dir / "report.html"
-    part = target.with_suffix(".html.part")
-    part.write_text(html, encoding="utf-8")
-    os.replace(part, target)
+    with naming_full_disk(version_dir):
+        write_atomic(target, html.encode())
     return target
 
 

@@ -127,7 +127,12 @@ def test_a_window_says_what_it_holds_and_what_it_lacks():
         bare = conditioner.window([0, 1], fps=12.0, codec=codec, layout=False)
         images = torch.zeros(6, 3, IMAGE_HEIGHT, IMAGE_WIDTH)
         full = conditioner.window([0, 6], fps=2.0, codec=codec, source=0, source_images_VCHW=images)
-    assert (bool(bare.has_layout_B), bool(bare.has_memory_B), bare.layout_BTVCHW, bare.memory_BTVCHW) == (False, False, None, None)
+    assert (bool(bare.has_layout_B), bool(bare.has_memory_B), bare.layout_BTVCHW, bare.memory_BTVCHW) == (
+        False,
+        False,
+        None,
+        None,
+    )
     assert (bool(full.has_layout_B), bool(full.has_memory_B), full.fps_B.tolist()) == (True, True, [2.0])
     assert full.layout_BTVCHW is not None
     assert full.memory_BTVCHW is not None

@@ -62,7 +62,9 @@ def test_uncapped_loss_is_the_velocity_error():
 
 def test_training_levels_are_one_at_given_frames_and_as_the_kind_says():
     def draw(kind):
-        return sample_training_noise_levels(torch.Generator().manual_seed(3), given(0, 4), kind=kind, config=NoiseConfig(pure_noise_share=0.0))
+        return sample_training_noise_levels(
+            torch.Generator().manual_seed(3), given(0, 4), kind=kind, config=NoiseConfig(pure_noise_share=0.0)
+        )
 
     for kind in ("shared", "independent", "progressive"):
         assert (draw(kind)[:, [0, 4]] == 1).all()
@@ -82,7 +84,9 @@ def test_a_share_of_training_clips_is_pure_noise():
 
 def test_shared_training_levels_follow_the_logit_normal():
     mask = torch.zeros(20_000, 2, dtype=torch.bool)
-    levels = sample_training_noise_levels(torch.Generator().manual_seed(0), mask, config=NoiseConfig(pure_noise_share=0.0, logit_mean=-0.3, logit_std=1.0))
+    levels = sample_training_noise_levels(
+        torch.Generator().manual_seed(0), mask, config=NoiseConfig(pure_noise_share=0.0, logit_mean=-0.3, logit_std=1.0)
+    )
     assert float(levels[:, 0].median()) == pytest.approx(1 / (1 + math.exp(0.3)), abs=0.01)
     assert float(levels[:, 0].logit().std()) == pytest.approx(1.0, abs=0.02)
 

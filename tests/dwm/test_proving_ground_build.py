@@ -226,9 +226,10 @@ def test_options_that_make_no_world_are_named(tmp_path: Path, name: str, value: 
 
 def test_splits_put_the_last_fifth_into_validation() -> None:
     names = build.scene_names(10)
-    assert build.splits(names) == {"pg_train": names[:8], "pg_val": names[8:]}
-    assert build.splits(names[:2]) == {"pg_train": ["scene-0001"], "pg_val": ["scene-0002"]}
-    assert build.splits(names[:1]) == {"pg_train": ["scene-0001"], "pg_val": ["scene-0001"]}
+    assert build.splits(names) == {"pg_train": names[:8], "pg_val": names[8:], "pg_all": names}
+    two = {"pg_train": ["scene-0001"], "pg_val": ["scene-0002"], "pg_all": ["scene-0001", "scene-0002"]}
+    assert build.splits(names[:2]) == two
+    assert set(map(tuple, build.splits(names[:1]).values())) == {("scene-0001",)}
 
 
 def test_scene_names_skip_the_numbers_that_the_devkit_refuses() -> None:

@@ -72,6 +72,17 @@ def test_a_detector_that_sees_nothing_even_on_true_video_cannot_condemn_a_clip()
     assert judge({**GOOD, "detection.materialised": 0.0, "detection.reference_materialised": 0.05}, GateConfig()).keep
 
 
+def test_a_detector_that_finds_next_to_nothing_in_the_logs_own_images_leaves_the_labels_unconfirmed() -> None:
+    foreign = {**GOOD, "detection.materialised": 0.0, "detection.reference_materialised": 0.05, "detection.logged_boxes": 20.0}
+    (reason,) = judge(foreign, GateConfig()).reasons
+    assert (reason.metric, reason.value, reason.limit) == ("detection.reference_materialised", 0.05, 0.1)
+    assert (
+        "does not know this kind of image: it finds 5% of the 20 boxes within 30 m in the log's own images" in reason.sentence
+    )
+    assert judge({**foreign, "detection.logged_boxes": 9.0}, GateConfig()).keep
+    assert judge({**foreign, "detection.materialised": 0.5, "detection.reference_materialised": 0.5}, GateConfig()).keep
+
+
 def test_a_scene_without_boxes_in_range_needs_no_recall() -> None:
     empty = {**GOOD, "detection.boxes_in_range": 0.0, "detection.materialised": math.nan}
     assert judge(empty, GateConfig()).keep

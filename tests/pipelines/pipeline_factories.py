@@ -9,6 +9,7 @@ import numpy as np
 
 from dwm.geometry import transform_from_xy_yaw
 from dwm.scenario.types import Perturbation
+from dwm.scenes.dataroot import TABLES
 from pipelines.attempt import ShardResult
 from pipelines.config import ModelConfig, PerturbationConfig, RunConfig, ScenarioConfig, ScenesConfig
 from pipelines.events import report_progress
@@ -25,6 +26,8 @@ def tiny_config(tmp_path: Path, n_seeds: int = 2, **fields) -> RunConfig:
     """A run over one scene: baseline and one sampled perturbation for each seed. Weights are two small files."""
     tables = tmp_path / "world" / "v1.0-mini"
     tables.mkdir(parents=True, exist_ok=True)
+    for table in TABLES:
+        (tables / f"{table}.json").write_text("[]")
     (tables / "scene.json").write_text(json.dumps([{"name": "scene-0001", "token": "a" * 32, "description": "day"}]))
     for part in ("codec", "world_model"):
         (tmp_path / f"{part}.safetensors").write_bytes(part.encode())

@@ -11,6 +11,7 @@ import yaml
 from dwm.conditioning.layout import LAYOUT_CHANNELS
 from dwm.config import load_config
 from dwm.errors import InputError
+from dwm.models.dit import DiTConfig
 from dwm.scenes.prompts import VOCABULARY
 from dwm.scenes.proving_ground.city import FIRST_HELD_OUT_TOWN
 from dwm.scenes.types import CAMERAS
@@ -63,7 +64,7 @@ def test_each_step_of_a_recipe_reads_what_an_earlier_one_writes(recipe: Path):
 def test_the_world_models_sizes_are_those_of_its_inputs(recipe: Path):
     steps = steps_of(recipe)
     model = steps["world_model"].world.model
-    assert model.layout_channels == len(LAYOUT_CHANNELS)
+    assert model.layout_channels == DiTConfig().layout_channels == len(LAYOUT_CHANNELS)
     assert model.latent_channels == steps["codec"].codec.model.latent_channels
     assert model.views == len(CAMERAS)
     assert model.text_vocabulary >= len(VOCABULARY)

@@ -190,11 +190,10 @@ def scene_names(n_scenes: int) -> list[str]:
 
 
 def splits(names: list[str]) -> dict[str, list[str]]:
-    """The last fifth (at least one) for validation; a single scene in both."""
-    if len(names) == 1:
-        return {"pg_train": names, "pg_val": names}
+    """The last fifth (at least one) for validation; a single scene in both; ``pg_all`` is every scene."""
     n_val = max(1, round(0.2 * len(names)))
-    return {"pg_train": names[:-n_val], "pg_val": names[-n_val:]}
+    train = names[:-n_val] if len(names) > 1 else names
+    return {"pg_train": train, "pg_val": names[-n_val:], "pg_all": names}
 
 
 def weather_of(seed: int, index: int) -> str:

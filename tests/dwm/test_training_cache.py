@@ -1,0 +1,158 @@
+"""From drives to clips on a small town: what is made, what is not made twice, and what a clip's memory is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dwm.codec.autoencoder import Autoencoder, CodecConfig
+from dwm.conditioning.build import IMAGE_HEIGHT, IMAGE_WIDTH, ScenarioConditioner, images_to_tensor
+from dwm.errors import InputError
+from dwm.scenes.proving_ground.city import FIRST_HELD_OUT_TOWN, build_city
+from dwm.training import cache, sequences
+from dwm.training.cache import ClipCache, encode_clips, render_drives
+from dwm.training.config import ClipsConfig, DrivesConfig
+from dwm.training.sequences import Town
+
+SEED = 3
+
+
+def small_town(seed: int, *_: object, **__: object) -> Town:
+    return Town(city=build_city(seed, 200.0), renderer=None)
+
+
+def short_drive(town: Town, seed: int):
+    return sequences.drive(town, seed, duration_s=6.0, n_agents=8)
+
+
+def smooth_pictures(town: Town, scenario, weather: str, frames: np.ndarray) -> np.ndarray:
+    """Pictures [T, 6, H, W, 3] that tell their frame and view, in place of a render."""
+    v, u = np.mgrid[0:IMAGE_HEIGHT, 0:IMAGE_WIDTH]
+    out = np.empty((len(frames), 6, IMAGE_HEIGHT, IMAGE_WIDTH, 3), np.uint8)
+    for i, frame in enumerate(frames):
+        for view in range(6):
+            for c in range(3):
+                out[i, view, ..., c] = 127 + 60 * np.sin(u / (9 + c) + frame) + 60 * np.cos(v / (7 + view))
+    return out
+
+
+@pytest.fixture(scope="module")
+def patched():
+    with pytest.MonkeyPatch.context() as patch:
+        town = small_town(SEED)
+        patch.setattr(cache, "open_town", lambda seed, *_, **__: town)
+        patch.setattr(cache, "drive", short_drive)
+        patch.setattr(cache, "render_frames", smooth_pictures)
+        yield town
+
+
+@pytest.fixture(scope="module")
+def codec() -> Autoencoder:
+    model = Autoencoder(CodecConfig()).eval()
+    model.fit_blocks(images_to_tensor(smooth_pictures(None, None, "", np.arange(3))[:, 0]))  # type: ignore[arg-type]
+    return model
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, patched: Town, codec: Autoencoder) -> tuple[DrivesConfig, ClipsConfig]:
+    """One drive: nine frames at 12 Hz and eight at 2 Hz, so two clips."""
+    root = tmp_path_factory.mktemp("training")
+    drives = DrivesConfig(
+        out=str(root / "drives"), device="cpu", first_town=SEED, towns=1, drives_per_town=1, frames_12hz=9, low_fps=(2,)
+    )
+    clips = ClipsConfig(drives=drives.out, out=str(root / "clips"), device="cpu", window_step=4)
+    render_drives(drives, progress=False)
+    encode_clips(clips, codec, progress=False)
+    return drives, clips
+
+
+def record_of(drives: DrivesConfig) -> dict:
+    return json.loads(next(Path(drives.out).glob("*.json")).read_text())
+
+
+def test_a_drive_holds_its_runs_and_every_frame_of_them_once(made):
+    drives, _ = made
+    record = record_of(drives)
+    (fps, fast), (slow_fps, slow) = record["runs"]
+    assert (fps, slow_fps, len(fast), len(slow)) == (12, 2, 9, 8)
+    assert set(np.diff(fast)) == {1}
+    assert set(np.diff(slow)) == {6}
+    assert min(fast[0], slow[0]) >= 12
+    assert record["frames"] == sorted(set(fast) | set(slow))
+    images = np.load(Path(drives.out) / "drive-0003-0000.npy")
+    assert images.shape == (6 * len(record["frames"]), IMAGE_HEIGHT, IMAGE_WIDTH, 3)
+    expected = smooth_pictures(None, None, "", np.array(record["frames"][2:3]))[0, 4]  # type: ignore[arg-type]
+    np.testing.assert_array_equal(images[2 * 6 + 4], expected)
+
+
+def test_clips_are_windows_of_the_runs_with_what_the_model_is_told(made, codec):
+    drives, clips = made
+    found = ClipCache(Path(clips.out))
+    assert len(found) == 2
+    for index, (fps, run) in enumerate(record_of(drives)["runs"]):
+        clip = found.get(index, np.random.default_rng(0))
+        assert clip.latents_TVCHW.shape == (8, 6, 16, 16, 28)
+        assert clip.fps == fps
+        np.testing.assert_allclose(clip.times_T.numpy(), np.arange(8) / fps, atol=1e-5)
+        picture = smooth_pictures(None, None, "", np.array(run[3:4]))[0]  # type: ignore[arg-type]
+        expected = codec.encode(images_to_tensor(picture))
+        torch.testing.assert_close(clip.latents_TVCHW[3].float(), expected, atol=2e-2, rtol=1e-2)
+    assert sorted(found.get(i, np.random.default_rng(0)).given for i in range(2)) == [1, 2]
+
+
+def test_a_clips_memory_is_its_last_given_frame_decoded_carried_along_and_encoded_again(made, codec, patched):
+    drives, clips = made
+    clip = ClipCache(Path(clips.out)).get(1, np.random.default_rng(0))
+    frames = record_of(drives)["runs"][1][1]
+    assert clip.given == 2
+    scenario, _ = short_drive(patched, 0)
+    conditioner = ScenarioConditioner(scenario)
+    with torch.inference_mode():
+        seen = images_to_tensor(smooth_pictures(None, None, "", np.array(frames[1:2]))[0])  # type: ignore[arg-type]
+        carried, valid = conditioner.memory(frames[1], codec.decode(codec.encode(seen)), frames[4])
+        expected = codec.encode(carried)
+    torch.testing.assert_close(clip.memory_TVCHW[4].float(), expected, atol=2e-2, rtol=1e-2)
+    share = torch.nn.functional.avg_pool2d(valid, 4)
+    torch.testing.assert_close(clip.memory_valid_TV1HW[4].float() / 255, share, atol=0.003, rtol=0)
+
+
+def test_a_second_call_makes_nothing(made, codec, monkeypatch):
+    drives, clips = made
+    monkeypatch.setattr(cache, "open_town", lambda *_, **__: pytest.fail("a town was built"))
+    monkeypatch.setattr(cache, "render_frames", lambda *_: pytest.fail("something was rendered"))
+    files = sorted(p for folder in (drives.out, clips.out) for p in Path(folder).iterdir())
+    before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in files}
+    render_drives(drives, progress=False)
+    encode_clips(clips, codec, progress=False)
+    assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in files} == before
+    assert not [p for p in files if p.suffix == ".part"]
+
+
+def test_a_lost_clip_is_made_again_the_same(made, codec):
+    _, clips = made
+    path = sorted(Path(clips.out).glob("*.pt"))[0]
+    before = torch.load(path, weights_only=True)
+    path.unlink()
+    encode_clips(clips, codec, progress=False)
+    after = torch.load(path, weights_only=True)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(torch.as_tensor(before[key]), torch.as_tensor(after[key])) for key in before)
+
+
+def test_held_out_towns_are_refused(tmp_path):
+    last = dict(first_town=FIRST_HELD_OUT_TOWN - 1, drives_per_town=0, out=str(tmp_path / "drives"), device="cpu")
+    with pytest.raises(InputError, match="held out"):
+        render_drives(DrivesConfig(towns=2, **last), progress=False)
+    assert not (tmp_path / "drives").exists()
+    assert render_drives(DrivesConfig(towns=1, **last), progress=False) == tmp_path / "drives"
+
+
+def test_folders_without_drives_or_clips_are_told(tmp_path, codec):
+    with pytest.raises(InputError, match="no rendered drives"):
+        encode_clips(ClipsConfig(drives=str(tmp_path), out=str(tmp_path / "clips")), codec, progress=False)
+    with pytest.raises(InputError, match="no encoded clips"):
+        ClipCache(tmp_path)
