@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dwm.errors import InputError
-from dwm.rollout.config import RolloutConfig
+from dwm.rollout.config import MEMORY_MODES, STRATEGY_NAMES, RolloutConfig
 from pipelines.atomic import canonical_json
 
 EXECUTOR_NAMES = ("serial", "ray")
@@ -132,6 +132,8 @@ def check_config(config: RunConfig, where: str = "configuration") -> None:
     _require(execution.attempts >= 1, where, f"execution.attempts is {execution.attempts}", "use at least 1")
     _require(execution.deadline_minutes > 0, where, "execution.deadline_minutes is not positive", "give minutes per shard")
     rollout = config.rollout
+    for name, value, known in (("strategy", rollout.strategy, STRATEGY_NAMES), ("memory", rollout.memory, MEMORY_MODES)):
+        _require(value in known, where, f"unknown rollout.{name} '{value}'", f"use {' or '.join(known)}")
     _require(rollout.steps >= 1, where, f"rollout.steps is {rollout.steps}", "use at least 1")
     problem = f"rollout.condition_frames is {rollout.condition_frames} of a window of {rollout.window_frames}"
     split = 1 <= rollout.condition_frames < rollout.window_frames

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+STRATEGY_NAMES, MEMORY_MODES = ("recurrent", "coarse_to_refine"), ("past", "none")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutConfig:

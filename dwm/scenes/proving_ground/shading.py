@@ -106,7 +106,8 @@ def _solids(points: Tensor, index: Tensor, geometry: Geometry, weather: Weather)
     facade = (material == materials.FACADE) & (face != 2)
     _facade(albedo, glow, local, half, face, seed, facade, weather)
     leaf = material == materials.FOLIAGE
-    albedo[leaf] *= 0.75 + 0.5 * _hash(*(local[leaf] / 0.5).floor().long().unbind(1), seed[leaf])[:, None]
+    x, y, z = (local[leaf] / 0.5).floor().long().unbind(1)
+    albedo[leaf] *= 0.75 + 0.5 * _hash(x, y, z, seed[leaf])[:, None]
     if weather.lamps_on:
         for code, color in (
             (materials.HEADLIGHT, (0.9, 0.85, 0.7)),
