@@ -8,6 +8,7 @@ from dwm.codec.autoencoder import CodecConfig
 from dwm.flow.rectified import NoiseConfig
 from dwm.flow.schedule import ScheduleConfig
 from dwm.models.dit import DiTConfig
+from dwm.training.wear import WearConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,7 @@ class WorldTraining:
 
     model: DiTConfig = field(default_factory=DiTConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
+    wear: WearConfig = field(default_factory=WearConfig)
     anchor_share: float = 0.25  # clips whose last frame is given too
     dirty_condition_share: float = 0.3  # clips whose given frames carry a little noise, like the model's own outputs
     dirty_condition_level: float = 0.85  # least level of those frames

@@ -6,7 +6,7 @@ Shapes: B batch, T frames, V views, C channels, h w latent pixels.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from dwm.models.weights import fit_tensors, load_model, load_tensors
 from dwm.training.clips import ClipBatch, ClipSource, collate
 from dwm.training.codec_trainer import psnr_db, to_pixels
 from dwm.training.config import TrainConfig, WorldTraining
+from dwm.training.wear import draw_wear
 
 STRIP_VIEWS = (0, 4)  # cameras shown in image strips: front and back left
 
@@ -125,7 +126,11 @@ class WorldTask:
         drawn = draw(generator, batch.given_B, clean.shape[1], self.config.world)
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
         levels = drawn.levels_BT.to(clean.device)
-        predicted = model(interpolate(clean, noise, levels), levels, condition_of(batch, drawn)).float()
+        wear = draw_wear(generator, len(clean), *clean.shape[2:4], self.config.world.wear)
+        given = (torch.arange(clean.shape[1]) < batch.given_B.cpu()[:, None]).to(clean.device)[:, :, None, None, None, None]
+        seen = interpolate(torch.where(given, wear(clean), clean), noise, levels)
+        condition = condition_of(replace(batch, memory_BTVCHW=wear(batch.memory_BTVCHW)), drawn)
+        predicted = model(seen, levels, condition).float()
         loss = flow_loss(predicted, clean, levels, self.config.world.noise.weight_cap)
         return loss, {"clean_error": flow_loss(predicted.detach(), clean, levels, 1.0)}
 

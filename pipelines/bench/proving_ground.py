@@ -62,8 +62,8 @@ def _frames_per_second() -> tuple[float, int]:
 def _centres(truth: CounterfactualRenderer, scenario: Scenario, frame: int) -> tuple[int, int]:
     """Of agents that nothing hides in a camera: how many centres fall on their own pixels, and how many there are.
 
-    Fully visible: the whole box inside the image, in front of the camera, and no nearer surface at any of 27 points that
-    span its middle half.
+    Fully visible: the whole box inside the image, in front of the camera, and at none of 27 points that span its middle half
+    a surface in front of the box.
     """
     views = truth.views(scenario, frame, _SIZE_HW)
     _, agents = frame_agents(scenario, frame)
@@ -82,15 +82,12 @@ def _centres(truth: CounterfactualRenderer, scenario: Scenario, frame: int) -> t
             if depth.min() < 0.5 or uv.min() < 0 or (uv >= [_SIZE_HW[1], _SIZE_HW[0]]).any():
                 continue
             inner = (spread * box) @ turn.T + agent.center_m
-            pixels, inner_depth = project(apply(to_camera, np.vstack([agent.center_m, inner])), small.intrinsics)
+            pixels, _ = project(apply(to_camera, np.vstack([agent.center_m, inner])), small.intrinsics)
             column, row = np.floor(pixels).astype(int).T
-            hidden = views.depth_m[v, row, column] < inner_depth - np.linalg.norm(box)
-            if hidden.any():
+            # Whatever hides a part of the box is nearer than all of it.
+            if (views.depth_m[v, row, column] < depth.min() - 0.05).any():
                 continue
-            owner = views.instance[v, row[0], column[0]]
-            blocked = owner >= 0 and owner != i and views.depth_m[v, row[0], column[0]] < inner_depth[0] - box.min() / 2
-            if not blocked:
-                seen, hits = seen + 1, hits + int(owner == i)
+            seen, hits = seen + 1, hits + int(views.instance[v, row[0], column[0]] == i)
     return hits, seen
 
 
