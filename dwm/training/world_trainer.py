@@ -126,7 +126,8 @@ class WorldTask:
         drawn = draw(generator, batch.given_B, clean.shape[1], self.config.world)
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
         levels = drawn.levels_BT.to(clean.device)
-        wear = draw_wear(generator, len(clean), *clean.shape[2:4], self.config.world.wear)
+        views, channels = clean.shape[2:4]
+        wear = draw_wear(generator, len(clean), views, channels, self.config.world.wear)
         given = (torch.arange(clean.shape[1]) < batch.given_B.cpu()[:, None]).to(clean.device)[:, :, None, None, None, None]
         seen = interpolate(torch.where(given, wear(clean), clean), noise, levels)
         condition = condition_of(replace(batch, memory_BTVCHW=wear(batch.memory_BTVCHW)), drawn)
