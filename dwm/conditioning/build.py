@@ -54,7 +54,9 @@ class ScenarioConditioner:
         agents, index = self.scenario.agents, self.visible_agents(frame)
         return LayoutBoxes(
             classes=self._classes[index], centers_m=agents.centers_m[index, frame], sizes_wlh_m=agents.sizes_wlh_m[index],
-            yaws_rad=agents.yaws_rad[index, frame], speeds_mps=np.linalg.norm(agents.velocities_mps[index, frame], axis=-1),
+            yaws_rad=agents.yaws_rad[index, frame],
+            # An agent seen once has no velocity, and its NaN would spread over the whole picture.
+            speeds_mps=np.nan_to_num(np.linalg.norm(agents.velocities_mps[index, frame], axis=-1)),
             identities=self._identities[index],
         )  # fmt: skip
 

@@ -143,3 +143,13 @@ def test_a_window_says_what_it_holds_and_what_it_lacks():
     assert float(share[0].mean()) > 0.999  # the source's own frame is covered
     assert 0.3 < float(share[1].mean()) < 0.999  # five metres on, not all of it
     assert full.times_BT[0].tolist() == pytest.approx([0.0, 0.5], abs=1e-6)
+
+
+def test_an_agent_without_a_velocity_leaves_the_layout_finite():
+    scenario = make_scenario()
+    agents = scenario.agents
+    unknown = replace(agents, velocities_mps=np.full_like(agents.velocities_mps, np.nan))
+    conditioner = ScenarioConditioner(replace(scenario, agents=unknown))
+    assert len(conditioner.visible_agents(0))
+    assert np.array_equal(conditioner.boxes(0).speeds_mps, np.zeros(len(conditioner.visible_agents(0))))
+    assert bool(torch.isfinite(conditioner.layout(0).maps_VCHW).all())
