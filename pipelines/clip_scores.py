@@ -173,9 +173,7 @@ def _detect(
 
 def _visible_labels(scenario: Scenario, conditioner: ScenarioConditioner, frame: int) -> tuple[NDArray[np.int64], Boxes]:
     """Agents that enough rays of the layout meet first, with their boxes in the ego frame."""
-    near, hit = conditioner.visible_agents(frame), conditioner.layout(frame).box_VHW
-    rays = torch.bincount(hit[hit >= 0].flatten(), minlength=len(near)).cpu().numpy()
-    shown = near[rays >= _MIN_RAYS]
+    shown = np.flatnonzero(conditioner.seen_rays(frame) >= _MIN_RAYS)
     known = np.array([c is not None for c in scenario.agents.detection_classes], dtype=bool)
     rows = np.flatnonzero(scenario.agents.present[:, frame] & known)
     return shown, boxes_of_scenario(scenario, frame).select(np.flatnonzero(np.isin(rows, shown)))

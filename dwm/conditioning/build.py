@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dwm.codec.interface import Codec
+from dwm.conditioning.appearance import Palette, paint, pick_palette
 from dwm.conditioning.layout import Layout, LayoutBoxes, LayoutCaster
 from dwm.conditioning.reprojection import SourceFrame, reproject
 from dwm.geometry import invert, wrap_angle, yaw_from_rotation
@@ -64,6 +65,13 @@ class ScenarioConditioner:
         ego = self.scenario.ego_to_global[frame]
         return self._caster.cast(self.cameras, ego, self.boxes(frame), _CAST_HEIGHT, _CAST_WIDTH)
 
+    def seen_rays(self, frame: int) -> NDArray[np.int64]:
+        """How many of the layout's rays, over all views, meet each agent first [A]."""
+        near, hit = self.visible_agents(frame), self.layout(frame).box_VHW
+        rays = np.zeros(len(self._classes), dtype=np.int64)
+        rays[near] = torch.bincount(hit[hit >= 0].flatten(), minlength=len(near)).cpu().numpy()
+        return rays
+
     def memory(self, source: int, source_images_VCHW: Tensor, target: int) -> tuple[Tensor, Tensor]:
         """A source frame [V, 3, H, W] in [-1, 1] carried to a target frame: images [V, 3, H, W], validity [V, 1, H/2, W/2]."""
         old, new = self.visible_agents(source), self.visible_agents(target)
@@ -76,6 +84,10 @@ class ScenarioConditioner:
         images, valid = reproject(frame, self.layout(target), self.boxes(target), same)
         return images, valid
 
+    def palette(self, frame: int, latents_VCHW: Tensor) -> Palette:
+        """The colours of a true frame's kinds of surface, from its latents [V, C, h, w]."""
+        return pick_palette(latents_VCHW, self.layout(frame).maps_VCHW)
+
     def window(
         self,
         frames: Sequence[int],
@@ -84,14 +96,18 @@ class ScenarioConditioner:
         codec: Codec,
         source: int | None = None,
         source_images_VCHW: Tensor | None = None,
+        palette: Palette | None = None,
         layout: bool = True,
     ) -> DenoiseCondition:
         """The condition (batch of one) of a window of frames.
 
-        ``source`` is the frame whose images are carried along as memory; without it the memory is off.
+        ``source`` is the frame whose images are carried along as memory; without it the memory is off. The ``palette``
+        is painted over the layout; without it, or without the layout, appearance is off.
         """
         layouts = torch.stack([self.layout(f).maps_VCHW for f in frames]) if layout else None
-        memory, valid = None, None
+        memory, valid, colours, known = None, None, None, None
+        if palette is not None and layouts is not None:
+            colours, known = paint(palette, layouts, IMAGE_HEIGHT // codec.downsample, IMAGE_WIDTH // codec.downsample)
         if source is not None and source_images_VCHW is not None:
             carried = [self.memory(source, source_images_VCHW, f) for f in frames]
             memory = torch.stack([codec.encode(images) for images, _ in carried])
@@ -102,9 +118,12 @@ class ScenarioConditioner:
             times_BT=self.times(frames)[None].to(self.device), fps_B=torch.tensor([fps], device=self.device),
             text_BL=torch.from_numpy(tokenize(self.scenario.prompt))[None].to(self.device),
             has_text_B=on, has_waypoints_B=on, has_layout_B=on if layout else ~on, has_memory_B=~on if memory is None else on,
+            has_appearance_B=~on if colours is None else on,
             layout_BTVCHW=None if layouts is None else layouts[None],
             memory_BTVCHW=None if memory is None else memory[None],
             memory_valid_BTV1HW=None if valid is None else valid[None],
+            appearance_BTVCHW=None if colours is None else colours[None],
+            appearance_known_BTV1HW=None if known is None else known[None],
         )  # fmt: skip
 
     def waypoints(self, frames: Sequence[int]) -> Tensor:

@@ -23,6 +23,7 @@ class NoiseConfig:
     logit_std: float = 1.2
     pure_noise_share: float = 0.25  # draws that are level 0: where sampling starts, and with few steps the step that counts
     progressive_omega: float = 1.5  # steepness of the progressive levels [rad], in (0, pi/2]
+    robust: float = 0.15  # c of the pseudo-Huber error, in latent units: squared below, absolute above; 0 is squared throughout
     weight_cap: float = 4.0  # a frame's error counts min(1 / (1 - t)^2, cap): velocity error, bounded near clean frames
 
 
@@ -37,12 +38,19 @@ def velocity(predicted_clean_BTVCHW: Tensor, noisy_BTVCHW: Tensor, levels_BT: Te
     return (predicted_clean_BTVCHW - noisy_BTVCHW) / (1 - _per_frame(levels_BT)).clamp_min(VELOCITY_FLOOR)
 
 
-def flow_loss(predicted_clean_BTVCHW: Tensor, clean_BTVCHW: Tensor, levels_BT: Tensor, weight_cap: float) -> Tensor:
+def flow_loss(
+    predicted_clean_BTVCHW: Tensor, clean_BTVCHW: Tensor, levels_BT: Tensor, weight_cap: float, robust: float = 0.0
+) -> Tensor:
     """Mean over the frames that carry noise of min(1 / (1 - t)^2, cap) * |x_1 - prediction|^2; 0 when none does.
 
-    Without the cap this is the flow-matching loss on velocities, since y - v = (x_1 - prediction) / (1 - t).
+    Without the cap this is the flow-matching loss on velocities, since y - v = (x_1 - prediction) / (1 - t). ``robust`` c > 0
+    takes 2 c^2 (sqrt(1 + (e / c)^2) - 1) for the square of each difference e (as Lee et al., "Improving the Training of
+    Rectified Flows", NeurIPS 2024): places that nothing could predict do not outshout those that could be exact.
     """
-    per_frame = (predicted_clean_BTVCHW - clean_BTVCHW).square().mean(dim=(2, 3, 4, 5))
+    error = (predicted_clean_BTVCHW - clean_BTVCHW).square()
+    if robust:
+        error = 2 * robust**2 * ((1 + error / robust**2).sqrt() - 1)
+    per_frame = error.mean(dim=(2, 3, 4, 5))
     noisy = (levels_BT < 1).to(per_frame.dtype)
     weight = (1 / (1 - levels_BT).clamp_min(1e-4).square()).clamp_max(weight_cap) * noisy
     return (weight * per_frame).sum() / noisy.sum().clamp_min(1)

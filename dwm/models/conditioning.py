@@ -18,7 +18,10 @@ from dwm.models.layers import FourierEmbedder
 WAYPOINT_SIZE = 6  # dx/10 m, dy/10 m, sin dyaw, cos dyaw (all from the window's first frame), speed/10 mps, yaw rate [rad/s]
 CAMERA_SIZE = 16  # fx/W, fy/H, cx/W, cy/H, then the 3x4 rows of camera_to_ego with its translation in units of 10 m
 PAD_TOKEN = 0  # text id that stands for nothing
-_PER_FRAME = ("waypoints_BTK", "times_BT", "layout_BTVCHW", "memory_BTVCHW", "memory_valid_BTV1HW")
+_PER_FRAME = (
+    "waypoints_BTK", "times_BT", "layout_BTVCHW", "memory_BTVCHW", "memory_valid_BTV1HW",
+    "appearance_BTVCHW", "appearance_known_BTV1HW",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,9 +37,12 @@ class DenoiseCondition:
     has_waypoints_B: Tensor  # bool
     has_layout_B: Tensor  # bool
     has_memory_B: Tensor  # bool
+    has_appearance_B: Tensor  # bool
     layout_BTVCHW: Tensor | None = None  # projected boxes and map lines, in [0, 1]
     memory_BTVCHW: Tensor | None = None  # latents of earlier frames re-projected into these views
     memory_valid_BTV1HW: Tensor | None = None  # share of each latent pixel that the memory covers, in [0, 1]
+    appearance_BTVCHW: Tensor | None = None  # colours of the log's kinds of surface over the layout, as latents
+    appearance_known_BTV1HW: Tensor | None = None  # share of each latent pixel whose kind has a colour, in [0, 1]
 
     def to(self, device: torch.device | str) -> DenoiseCondition:
         """The same condition on a device."""
@@ -47,7 +53,7 @@ class DenoiseCondition:
         return self._map(lambda name, tensor: tensor[:, frames] if name in _PER_FRAME else tensor)
 
     def without(self, *inputs: str) -> DenoiseCondition:
-        """The same condition with some of "text", "waypoints", "layout", "memory" switched off."""
+        """The same condition with some of "text", "waypoints", "layout", "memory", "appearance" switched off."""
         off = {f"has_{name}_B": torch.zeros_like(getattr(self, f"has_{name}_B")) for name in inputs}
         return replace(self, **off)
 
@@ -119,25 +125,3 @@ class TextEmbedder(nn.Module):
         first = ~mask.any(dim=1, keepdim=True)
         null = self.null.expand(len(mask), 1, -1)
         return torch.cat([null, self.table(condition.text_BL)], dim=1), torch.cat([first, mask], dim=1)
-
-
-class LayoutStem(nn.Module):
-    """Projected boxes and map lines, eight times finer than the patches, to one vector per patch."""
-
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(channels, 48, 4, stride=2, padding=1), nn.SiLU(),
-            nn.Conv2d(48, 96, 4, stride=2, padding=1), nn.SiLU(),
-            nn.Conv2d(96, width, 4, stride=2, padding=1),
-        )  # fmt: skip
-
-    def forward(self, condition: DenoiseCondition) -> Tensor | float:
-        """[B, T, V, N, D], zero where a clip has no layout."""
-        layout = condition.layout_BTVCHW
-        if layout is None:
-            return 0.0
-        batch, frames = layout.shape[:2]
-        embedded = self.layers(rearrange(layout, "b t v c h w -> (b t v) c h w"))
-        tokens = rearrange(embedded, "(b t v) d h w -> b t v (h w) d", b=batch, t=frames)
-        return tokens * condition.has_layout_B[:, None, None, None, None]

@@ -1,9 +1,10 @@
 """The world model: a multi-view diffusion transformer with a noise level per frame.
 
-Shapes: B batch, T frames, V views, C latent channels, h w latent pixels, N patches of one view, D width, L text tokens.
+Shapes: B batch, T frames, V views, C latent channels, h w latent pixels, N patches of one view, D width, L text tokens,
+I images (B * T * V).
 Noise levels t lie in [0, 1]: 0 is pure noise, 1 is a clean frame (rectified flow, MiLA eq. 4-5).
 
-Reading order: ``MultiViewDiT.forward`` -> ``Block.forward`` -> ``conditioning.FrameEmbedder``.
+Reading order: ``MultiViewDiT.forward`` -> ``Block.forward`` -> ``local.LocalBlock`` -> ``conditioning.FrameEmbedder``.
 """
 
 from __future__ import annotations
@@ -11,11 +12,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from dwm.models.conditioning import DenoiseCondition, FrameEmbedder, LayoutStem, TextEmbedder, camera_rays
+from dwm.models.conditioning import DenoiseCondition, FrameEmbedder, TextEmbedder, camera_rays
 from dwm.models.layers import Attention, FourierEmbedder, mlp, modulate
+from dwm.models.local import LocalDown, LocalUp
+
+LAYOUT_FINER = 2  # layout pixels along each side of a latent pixel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,11 +32,16 @@ class DiTConfig:
     heads: int = 4  # attention heads; divides d_model
     mlp_ratio: float = 3.0  # hidden width of a block's MLP, in units of d_model
     latent_channels: int = 16  # channels of the codec's latents
-    patch: int = 2  # latent pixels per token, along each side
+    local_widths: tuple[int, ...] = (64, 128)  # channels of the convolutional levels, finest first; each halves the grid
     views: int = 6  # cameras, in ring order
     layout_channels: int = 24  # layers of the layout maps (dwm.conditioning.layout.LAYOUT_CHANNELS)
     text_vocabulary: int = 256  # size of the text token table
     text_every: int = 4  # every so many blocks one looks at the text
+
+    @property
+    def patch(self) -> int:
+        """Latent pixels per token, along each side."""
+        return 2 ** len(self.local_widths)
 
 
 class Block(nn.Module):
@@ -75,49 +85,64 @@ class MultiViewDiT(nn.Module):
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.config = config
-        width, cell = config.d_model, config.patch**2
-        # Per latent pixel: noisy latents, memory, share covered by the memory, whether the frame is clean.
-        self.patches = nn.Linear(cell * (2 * config.latent_channels + 2), width)
+        width, channels, levels = config.d_model, config.latent_channels, config.local_widths
+        # Per latent pixel: noisy latents, memory and its share, appearance and its share, whether the frame is clean.
+        inside = 3 * channels + 3 + LAYOUT_FINER**2 * config.layout_channels
+        self.stem = nn.Conv2d(inside, levels[0], 1)
+        # What is linear needs no network: see dwm.training.shortcut.
+        self.shortcut = nn.Conv2d(inside, channels, 3, padding=1)
+        steps = list(zip(levels, (*levels[1:], width), strict=True))
+        self.down = nn.ModuleList(LocalDown(at, after, width) for at, after in steps)
+        self.up = nn.ModuleList(LocalUp(after, at, width) for at, after in reversed(steps))
         self.rays = FourierEmbedder(8, width, octaves=(-1, 4))
         self.frame = FrameEmbedder(width)
         self.text = TextEmbedder(config.text_vocabulary, width)
-        self.layout = LayoutStem(config.layout_channels, width)
         self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 9 * width))
         self.blocks = nn.ModuleList(
             Block(config, reads_text=i % config.text_every == config.text_every - 1) for i in range(config.depth)
         )
         self.head_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
-        self.head = nn.Linear(width, cell * config.latent_channels)
-        # How far a clean latent lies from zero where no memory covers it, and from the memory where one does.
-        self.prior_log_variance = nn.Parameter(torch.tensor([0.0, -1.5])[:, None].repeat(1, config.latent_channels))
-        for layer in (self.modulation[1], self.head_modulation[1], self.head):
+        self.head = nn.Conv2d(levels[0], channels, 3, padding=1)
+        # How far a clean latent lies from the appearance where no memory covers it, and from the memory where one does.
+        self.prior_log_variance = nn.Parameter(torch.tensor([0.0, -1.5])[:, None].repeat(1, channels))
+        for layer in (self.modulation[1], self.head_modulation[1], self.head, self.shortcut):
             nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, latents_BTVCHW: Tensor, levels_BT: Tensor, condition: DenoiseCondition) -> Tensor:
         """Predicted clean latents [B, T, V, C, h, w]; before any training the best linear guess (``_guess``)."""
-        memory, valid = _memory(latents_BTVCHW, condition)
+        memory, valid = _dense(latents_BTVCHW, condition.memory_BTVCHW, condition.memory_valid_BTV1HW, condition.has_memory_B)
+        colours, known = _dense(
+            latents_BTVCHW, condition.appearance_BTVCHW, condition.appearance_known_BTV1HW, condition.has_appearance_B
+        )
+        batch, frames, views = latents_BTVCHW.shape[:3]
         rows, cols = (size // self.config.patch for size in latents_BTVCHW.shape[-2:])
 
         frame = self.frame(levels_BT, condition)  # [B, T, D]
         text, text_mask = self.text(condition)
         frame = frame + _masked_mean(text, text_mask)[:, None]
+        per_image = frame[:, :, None].expand(-1, -1, views, -1).flatten(0, 2)  # [I, D]
         modulation = rearrange(self.modulation(frame), "b t (k d) -> b t k d", k=9)
 
-        tokens = self.patches(self._patchify(latents_BTVCHW, memory, valid, levels_BT))  # [B, T, V, N, D]
-        tokens = tokens + self.layout(condition)
+        pixels = self._pixels(latents_BTVCHW, levels_BT, [memory, valid, colours, known], condition)
+        x = self.stem(pixels)
+        skips: list[Tensor] = []
+        for level in self.down:
+            x, skip = level(x, per_image)
+            skips.append(skip)
+        tokens = rearrange(x, "(b t v) d r k -> b t v (r k) d", b=batch, t=frames)
         tokens = tokens + self.rays(camera_rays(condition.cameras_BVK, rows, cols))[:, None]
         tokens = rearrange(tokens + frame[:, :, None, None], "b t v n d -> b t (v n) d")  # h_fuse, MiLA eq. 2
         for block in self.blocks:
             tokens = block(tokens, modulation, text, text_mask)
 
         shift, scale = self.head_modulation(frame).unsqueeze(2).chunk(2, dim=-1)
-        change = self.head(modulate(tokens, shift, scale))
-        change = rearrange(
-            change, "b t (v r k) (p q c) -> b t v c (r p) (k q)",
-            v=latents_BTVCHW.shape[2], r=rows, p=self.config.patch, q=self.config.patch,
-        )  # fmt: skip
-        guess, spread = self._guess(latents_BTVCHW, levels_BT, memory * valid, valid)
+        x = rearrange(modulate(tokens, shift, scale), "b t (v r k) d -> (b t v) d r k", v=views, r=rows)
+        for level in self.up:
+            x = level(x, skips.pop(), per_image)
+        change = (self.head(F.silu(x)) + self.shortcut(pixels)).view(latents_BTVCHW.shape)
+        guess, spread = self._guess(latents_BTVCHW, levels_BT, memory * valid + colours * (1 - valid), valid)
         return guess + spread * change.float()
 
     def _guess(self, latents: Tensor, levels_BT: Tensor, prior: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,22 +158,39 @@ class MultiViewDiT(nn.Module):
         guess = prior + t * variance / total * (latents - t * prior)
         return guess, ((1 - t).square() * variance / total).clamp_min(1e-8).sqrt()
 
-    def _patchify(self, latents: Tensor, memory: Tensor, valid: Tensor, levels_BT: Tensor) -> Tensor:
+    def spread_at_noise(self, pixels_ICHW: Tensor) -> Tensor:
+        """What the learned change is multiplied by at level 0 [I, C, h, w], for pixels as ``_pixels`` stacks them."""
+        c = self.config.latent_channels
+        valid = pixels_ICHW[:, 2 * c : 2 * c + 1]
+        alone, carried = self.prior_log_variance.exp()[:, :, None, None]
+        return (carried * valid + alone * (1 - valid)).sqrt()
+
+    def _pixels(self, latents: Tensor, levels_BT: Tensor, dense: list[Tensor], condition: DenoiseCondition) -> Tensor:
+        """Everything known per latent pixel [I, C', h, w]; ``dense`` is memory, its share, appearance, its share."""
         t = levels_BT.to(latents.dtype)[:, :, None, None, None, None]
+        memory, valid, colours, known = dense
         clean = (t >= 1).to(latents.dtype).expand_as(valid)
         # Weighed by what it tells about the frame: pure noise tells nothing and enters as zeros.
         told = t * (t.square() + (1 - t).square()).rsqrt()
-        stack = torch.cat([told * latents, memory * valid, valid, clean], dim=3)
-        p = self.config.patch
-        return rearrange(stack, "b t v c (r p) (k q) -> b t v (r k) (p q c)", p=p, q=p)
+        stack = torch.cat([told * latents, memory * valid, valid, colours, known, clean], dim=3).flatten(0, 2)
+        layout = self._layout(stack, condition)
+        return torch.cat([stack, layout], dim=1).contiguous(memory_format=torch.channels_last)
+
+    def _layout(self, stack: Tensor, condition: DenoiseCondition) -> Tensor:
+        """Layout maps with the pixels of one latent pixel as channels [I, C', h, w]; zeros where a clip has none."""
+        layout = condition.layout_BTVCHW
+        if layout is None:
+            return stack.new_zeros(len(stack), LAYOUT_FINER**2 * self.config.layout_channels, *stack.shape[-2:])
+        kept = layout * condition.has_layout_B[:, None, None, None, None, None]
+        return F.pixel_unshuffle(kept.flatten(0, 2), LAYOUT_FINER)
 
 
-def _memory(latents_BTVCHW: Tensor, condition: DenoiseCondition) -> tuple[Tensor, Tensor]:
-    """Memory latents and their coverage [B, T, V, 1, h, w]; zeros where a clip has none."""
-    if condition.memory_BTVCHW is None or condition.memory_valid_BTV1HW is None:
-        return torch.zeros_like(latents_BTVCHW), torch.zeros_like(latents_BTVCHW[:, :, :, :1])
-    keep = condition.has_memory_B[:, None, None, None, None, None]
-    return condition.memory_BTVCHW * keep, condition.memory_valid_BTV1HW * keep
+def _dense(like: Tensor, latents: Tensor | None, share: Tensor | None, has_B: Tensor) -> tuple[Tensor, Tensor]:
+    """An optional dense input and its share [B, T, V, 1, h, w]; zeros where a clip has none."""
+    if latents is None or share is None:
+        return torch.zeros_like(like), torch.zeros_like(like[:, :, :, :1])
+    keep = has_B[:, None, None, None, None, None]
+    return latents * keep, share * keep
 
 
 def _masked_mean(tokens_BLD: Tensor, mask_BL: Tensor) -> Tensor:

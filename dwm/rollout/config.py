@@ -12,12 +12,13 @@ class RolloutConfig:
     """Everything about the sampler that changes pixels."""
 
     strategy: str = "recurrent"  # recurrent | coarse_to_refine
-    window_frames: int = 8  # frames denoised together
+    window_frames: int = 24  # frames denoised together: every window's memory is resampled once, and resampling blurs
     condition_frames: int = 1  # clean frames at the start of each window, taken from the one before
     steps: int = 1  # denoising steps per window
     guidance: float = 1.0  # classifier-free guidance scale; 1 is off
     layout: bool = True  # condition on projected boxes and map lines
     memory: str = "past"  # past | none: re-project earlier frames along the new path
+    appearance: bool = True  # paint the first frame's colours over the layout; needs the layout
     progressive_omega: float = 0.0  # temporal progressive denoising (MiLA eq. 13-14) [rad], 0 is off
     anchor_fps: float = 2.0  # coarse_to_refine: rate of the anchor frames [Hz]
     anchor_error: float = 0.2  # coarse_to_refine: alpha_1, the noise that predicted anchors are taken to carry (MiLA eq. 8)

@@ -16,7 +16,7 @@ from torch import Tensor
 from dwm.conditioning.build import ScenarioConditioner
 from dwm.errors import InputError
 from dwm.rollout.config import RolloutConfig
-from dwm.rollout.window import Given, denoise_window
+from dwm.rollout.window import Given, Session, denoise_window
 from dwm.rollout.world_model import WorldModel
 
 
@@ -43,67 +43,57 @@ def roll_out(
     with torch.inference_mode():
         images = first_images_V3HW.to(world.device)
         first = Given(frame=0, latents_VCHW=world.codec.encode(images), images_V3HW=images)
-    return strategy(world, conditioner, first, config, seed)
+        palette = conditioner.palette(0, first.latents_VCHW) if config.appearance else None
+    return strategy(Session(world=world, conditioner=conditioner, palette=palette, config=config, seed=seed), first)
 
 
-def _recurrent(
-    world: WorldModel, conditioner: ScenarioConditioner, first: Given, config: RolloutConfig, seed: int
-) -> Iterator[Chunk]:
-    total, given = len(conditioner.scenario.timestamps_us), [first]
+def _recurrent(session: Session, first: Given) -> Iterator[Chunk]:
+    scenario, config, given = session.conditioner.scenario, session.config, [first]
+    total = len(scenario.timestamps_us)
     while given[-1].frame + 1 < total:
         start = given[0].frame
         frames = list(range(start, min(start + config.window_frames, total)))
-        latents = denoise_window(
-            world, conditioner, frames, fps=conditioner.scenario.fps, given=given, anchors={}, config=config, seed=seed
-        )
-        chunk, given = _advance(world, frames, latents, given, config)
+        latents = denoise_window(session, frames, fps=scenario.fps, given=given, anchors={})
+        chunk, given = _advance(session, frames, latents, given)
         yield chunk
 
 
-def _coarse_to_refine(
-    world: WorldModel, conditioner: ScenarioConditioner, first: Given, config: RolloutConfig, seed: int
-) -> Iterator[Chunk]:
-    total, given = len(conditioner.scenario.timestamps_us), [first]
-    stride = max(1, round(conditioner.scenario.fps / config.anchor_fps))
-    anchors = _anchors(world, conditioner, first, stride, config, seed)
+def _coarse_to_refine(session: Session, first: Given) -> Iterator[Chunk]:
+    scenario, given = session.conditioner.scenario, [first]
+    total, stride = len(scenario.timestamps_us), max(1, round(scenario.fps / session.config.anchor_fps))
+    anchors = _anchors(session, first, stride)
     while given[-1].frame + 1 < total:
         now = given[-1].frame
         end = min(now + stride, total - 1)
         frames = [g.frame for g in given] + list(range(now + 1, end + 1))
-        latents = denoise_window(
-            world, conditioner, frames, fps=conditioner.scenario.fps, given=given,
-            anchors=dict([next(anchors)]) if end == now + stride else {}, config=config, seed=seed,
-        )  # fmt: skip
-        chunk, given = _advance(world, frames, latents, given, config)
+        anchor = dict([next(anchors)]) if end == now + stride else {}
+        latents = denoise_window(session, frames, fps=scenario.fps, given=given, anchors=anchor)
+        chunk, given = _advance(session, frames, latents, given)
         yield chunk
 
 
-def _anchors(
-    world: WorldModel, conditioner: ScenarioConditioner, first: Given, stride: int, config: RolloutConfig, seed: int
-) -> Iterator[tuple[int, Tensor]]:
+def _anchors(session: Session, first: Given, stride: int) -> Iterator[tuple[int, Tensor]]:
     """Predicted anchor frames in order, each with its latents [V, C, h, w]; window after window as they are asked for."""
-    total, given = len(conditioner.scenario.timestamps_us), first
-    fps = conditioner.scenario.fps / stride
+    scenario, given = session.conditioner.scenario, first
+    total, fps = len(scenario.timestamps_us), scenario.fps / stride
     while given.frame + stride < total:
-        frames = list(range(given.frame, total, stride))[: config.window_frames]
-        latents = denoise_window(world, conditioner, frames, fps=fps, given=[given], anchors={}, config=config, seed=seed)
+        frames = list(range(given.frame, total, stride))[: session.config.window_frames]
+        latents = denoise_window(session, frames, fps=fps, given=[given], anchors={})
         yield from zip(frames[1:], latents[1:], strict=True)
         last = latents[-1]
-        given = Given(frame=frames[-1], latents_VCHW=last, images_V3HW=world.decode(last[None])[0])
+        given = Given(frame=frames[-1], latents_VCHW=last, images_V3HW=session.world.decode(last[None])[0])
 
 
-def _advance(
-    world: WorldModel, frames: list[int], latents: Tensor, given: list[Given], config: RolloutConfig
-) -> tuple[Chunk, list[Given]]:
+def _advance(session: Session, frames: list[int], latents: Tensor, given: list[Given]) -> tuple[Chunk, list[Given]]:
     """The window's new frames as images, and what the next window is given."""
     fresh = len(given)
     with torch.inference_mode():
-        images = world.decode(latents[fresh:])
+        images = session.world.decode(latents[fresh:])
     made = [
         Given(frame=f, latents_VCHW=z, images_V3HW=x) for f, z, x in zip(frames[fresh:], latents[fresh:], images, strict=True)
     ]
-    return Chunk(first_frame=frames[fresh], images_NV3HW=images), [*given, *made][-config.condition_frames :]
+    return Chunk(first_frame=frames[fresh], images_NV3HW=images), [*given, *made][-session.config.condition_frames :]
 
 
-Strategy = Callable[[WorldModel, ScenarioConditioner, Given, RolloutConfig, int], Iterator[Chunk]]
+Strategy = Callable[[Session, Given], Iterator[Chunk]]
 STRATEGIES: dict[str, Strategy] = {"recurrent": _recurrent, "coarse_to_refine": _coarse_to_refine}

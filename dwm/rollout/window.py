@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dwm.conditioning.appearance import Palette
 from dwm.conditioning.build import ScenarioConditioner
 from dwm.flow.correcting import renoise_anchors
 from dwm.flow.sampler import Start, denoise
@@ -29,6 +30,17 @@ class Given:
     images_V3HW: Tensor  # in [-1, 1]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """What stays the same from the first window of a roll-out to the last."""
+
+    world: WorldModel
+    conditioner: ScenarioConditioner
+    palette: Palette | None  # of the true first frame
+    config: RolloutConfig
+    seed: int
+
+
 def window_generator(seed: int, frames: Sequence[int]) -> torch.Generator:
     """The noise of a window depends on the clip's seed and the frames alone, so a roll-out can go on anywhere."""
     state = np.random.SeedSequence((seed, *frames)).generate_state(2, np.uint32)
@@ -37,23 +49,16 @@ def window_generator(seed: int, frames: Sequence[int]) -> torch.Generator:
 
 @torch.inference_mode()
 def denoise_window(
-    world: WorldModel,
-    conditioner: ScenarioConditioner,
-    frames: Sequence[int],
-    *,
-    fps: float,
-    given: Sequence[Given],
-    anchors: Mapping[int, Tensor],
-    config: RolloutConfig,
-    seed: int,
+    session: Session, frames: Sequence[int], *, fps: float, given: Sequence[Given], anchors: Mapping[int, Tensor]
 ) -> Tensor:
     """Latents [T, V, C, h, w] of ``frames``. ``given`` frames come back untouched, the last of them is the memory's source.
 
     ``anchors`` maps frames to predicted latents that are corrected together with the rest (MiLA section 3.3).
     """
+    world, config = session.world, session.config
     known = {g.frame: g.latents_VCHW for g in given}
     shape = (1, len(frames), *given[-1].latents_VCHW.shape)
-    generator = window_generator(seed, frames)
+    generator = window_generator(session.seed, frames)
     noise = torch.randn(shape, generator=generator).to(world.device)
     clean, mask = torch.zeros_like(noise), torch.zeros(1, len(frames), dtype=torch.bool, device=world.device)
     levels, rough = torch.zeros(1, len(frames), device=world.device), noise.clone()
@@ -64,8 +69,8 @@ def denoise_window(
             levels[0, i] = 1 - config.anchor_noise
             rough[0, i] = renoise_anchors(anchors[frame], noise[0, i], alpha_1=config.anchor_error, total=config.anchor_noise)
     past = config.memory == "past"
-    condition = conditioner.window(
-        frames, fps=fps, codec=world.codec, layout=config.layout,
+    condition = session.conditioner.window(
+        frames, fps=fps, codec=world.codec, layout=config.layout, palette=session.palette,
         source=given[-1].frame if past else None, source_images_VCHW=given[-1].images_V3HW if past else None,
     )  # fmt: skip
     return denoise(

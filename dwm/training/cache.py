@@ -13,10 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
 from dwm.codec.interface import Codec
+from dwm.conditioning.appearance import Palette
 from dwm.conditioning.build import ScenarioConditioner, camera_features, images_to_tensor
 from dwm.errors import InputError
 from dwm.scenes.prompts import tokenize
@@ -28,15 +30,12 @@ from dwm.training.sequences import Town, drive, open_town, render_frames
 
 WINDOW_FRAMES = 8
 _FPS = 12
-_WARMUP_FRAMES = 12  # traffic settles before anything is filmed
+WARMUP_FRAMES = 12  # traffic settles before anything is filmed
 
 
 def render_drives(config: DrivesConfig, progress: bool = True) -> Path:
     """Render every drive that is not there yet; returns the folder."""
-    if config.first_town + config.towns > FIRST_HELD_OUT_TOWN:
-        raise InputError(
-            "towns", f"seeds reach {FIRST_HELD_OUT_TOWN}, which is held out", "use fewer towns or a lower first_town"
-        )
+    check_towns(config.first_town, config.towns)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     device = pick_device(config.device)
@@ -61,17 +60,26 @@ def render_drives(config: DrivesConfig, progress: bool = True) -> Path:
     return out
 
 
+def check_towns(first_town: int, towns: int) -> None:
+    """Raises InputError for towns that published figures are measured in."""
+    if first_town + towns > FIRST_HELD_OUT_TOWN:
+        raise InputError(
+            "towns", f"seeds reach {FIRST_HELD_OUT_TOWN}, which is held out", "use fewer towns or a lower first_town"
+        )
+
+
 def _runs(n_frames: int, config: DrivesConfig, rng: np.random.Generator) -> list[tuple[int, list[int]]]:
     """(fps, frame indices) of the stretches to film."""
-    start = int(rng.integers(_WARMUP_FRAMES, n_frames - config.frames_12hz))
+    start = int(rng.integers(WARMUP_FRAMES, n_frames - config.frames_12hz))
     runs = [(_FPS, list(range(start, start + config.frames_12hz)))]
     for fps in config.low_fps:
         stride = _FPS // fps
-        start = int(rng.integers(_WARMUP_FRAMES, n_frames - stride * (WINDOW_FRAMES - 1)))
+        start = int(rng.integers(WARMUP_FRAMES, n_frames - stride * (WINDOW_FRAMES - 1)))
         runs.append((fps, list(range(start, start + stride * WINDOW_FRAMES, stride))))
     return runs
 
 
+@torch.inference_mode()
 def encode_clips(config: ClipsConfig, codec: Codec, progress: bool = True) -> Path:
     """Cut every rendered drive into windows and encode them; returns the folder."""
     drives, out = Path(config.drives), Path(config.out)
@@ -92,16 +100,17 @@ def encode_clips(config: ClipsConfig, codec: Codec, progress: bool = True) -> Pa
             town = open_town(record["town"], render=False)
         scenario, _ = drive(town, record["drive"])
         conditioner = ScenarioConditioner(scenario, pick_device(config.device))
-        images = np.load(path, mmap_mode="r")
-        images = images.reshape(len(record["frames"]), -1, *images.shape[1:])
-        position = {f: i for i, f in enumerate(record["frames"])}
-        for name, (fps, frames) in zip(names, windows, strict=True):
+        latents = _encode_images(np.load(path, mmap_mode="r"), record["frames"], codec, conditioner.device)
+        # A roll-out's colours come from its first frame, which may be a minute old: here from anywhere in the drive.
+        chance = np.random.default_rng((record["town"], record["drive"], 2))
+        colour_frames = [int(chance.choice([frames[0], chance.choice(record["frames"])])) for _, frames in windows]
+        for name, (fps, frames), colour_frame in zip(names, windows, colour_frames, strict=True):
             if not name.exists():
                 given = 1 + int(name.stem[-1]) % 2
-                clip = _encode(conditioner, codec, np.stack([images[position[f]] for f in frames]), frames, fps, given)
-                temporary = name.with_suffix(".part")
-                torch.save(clip, temporary)
-                os.replace(temporary, name)
+                palette = conditioner.palette(colour_frame, latents[colour_frame])
+                source = codec.decode(latents[frames[given - 1]])
+                video = torch.stack([latents[f] for f in frames])
+                save_clip(encode_window(conditioner, codec, video, frames, fps, given, source, palette), name)
     return out
 
 
@@ -109,26 +118,32 @@ def _starts(length: int, step: int) -> range:
     return range(0, length - WINDOW_FRAMES + 1, step)
 
 
-@torch.inference_mode()
-def _encode(
-    conditioner: ScenarioConditioner, codec: Codec, images: np.ndarray, frames: list[int], fps: int, given: int
-) -> dict[str, Tensor | float | int]:
-    video = images_to_tensor(images, conditioner.device)  # [T, V, 3, H, W]
-    latents = torch.stack([codec.encode(frame) for frame in video])
-    source = given - 1
+def _encode_images(images: NDArray[np.uint8], frames: list[int], codec: Codec, device: torch.device) -> dict[int, Tensor]:
+    """Latents [V, C, h, w] of every filmed frame of a drive."""
+    views = images.reshape(len(frames), -1, *images.shape[1:])
+    return {f: codec.encode(images_to_tensor(np.array(view), device)) for f, view in zip(frames, views, strict=True)}
+
+
+def encode_window(
+    conditioner: ScenarioConditioner, codec: Codec, latents_TVCHW: Tensor, frames: list[int], fps: int, given: int,
+    source_images_V3HW: Tensor, palette: Palette,
+) -> dict[str, Tensor | float | int]:  # fmt: skip
+    """One training clip as tensors: true latents of ``frames``, and what the model is told about them.
+
+    The memory is ``source_images``, standing for frame ``given - 1`` of the window, carried along.
+    """
     condition = conditioner.window(
-        frames, fps=fps, codec=codec, source=frames[source], source_images_VCHW=codec.decode(latents[source])
+        frames, fps=fps, codec=codec, source=frames[given - 1], source_images_VCHW=source_images_V3HW, palette=palette
     )
-    assert (
-        condition.layout_BTVCHW is not None
-        and condition.memory_BTVCHW is not None
-        and condition.memory_valid_BTV1HW is not None
-    )
+    dense = {
+        "memory": condition.memory_BTVCHW, "memory_valid": condition.memory_valid_BTV1HW,
+        "appearance": condition.appearance_BTVCHW, "appearance_known": condition.appearance_known_BTV1HW,
+        "layout": condition.layout_BTVCHW,
+    }  # fmt: skip
+    shares = ("memory_valid", "appearance_known")
     return {
-        "latents": latents.half().cpu(),
-        "memory": condition.memory_BTVCHW[0].half().cpu(),
-        "memory_valid": (condition.memory_valid_BTV1HW[0] * 255).round().to(torch.uint8).cpu(),
-        "layout": condition.layout_BTVCHW[0].half().cpu(),
+        "latents": latents_TVCHW.half().cpu(),
+        **{name: _small(tensor[0], share=name in shares) for name, tensor in dense.items() if tensor is not None},
         "waypoints": condition.waypoints_BTK[0].cpu(),
         "times": condition.times_BT[0].cpu(),
         "fps": float(fps),
@@ -136,6 +151,18 @@ def _encode(
         "text": torch.from_numpy(tokenize(conditioner.scenario.prompt)),
         "cameras": camera_features(conditioner.cameras),
     }
+
+
+def _small(tensor: Tensor, *, share: bool) -> Tensor:
+    """Half the bytes; a share in [0, 1] as one byte."""
+    return (tensor * 255).round().to(torch.uint8).cpu() if share else tensor.half().cpu()
+
+
+def save_clip(clip: dict[str, Tensor | float | int], path: Path) -> None:
+    """Write a clip, all of it or nothing."""
+    temporary = path.with_suffix(".part")
+    torch.save(clip, temporary)
+    os.replace(temporary, path)
 
 
 class ClipCache:
@@ -157,6 +184,7 @@ class ClipCache:
         raw = torch.load(self._paths[index], weights_only=True)
         return TrainingClip(
             latents_TVCHW=raw["latents"], memory_TVCHW=raw["memory"], memory_valid_TV1HW=raw["memory_valid"],
+            appearance_TVCHW=raw["appearance"], appearance_known_TV1HW=raw["appearance_known"],
             layout_TVCHW=raw["layout"], waypoints_TK=raw["waypoints"], cameras_VK=raw["cameras"], times_T=raw["times"],
             fps=raw["fps"], text_L=raw["text"], given=raw["given"],
         )  # fmt: skip

@@ -5,7 +5,7 @@ Shapes: B batch, T frames, V views, C channels, h w latent pixels, K a vector, L
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
 import numpy as np
@@ -20,6 +20,8 @@ class TrainingClip:
     latents_TVCHW: Tensor  # float16 or float32
     memory_TVCHW: Tensor  # float16 or float32
     memory_valid_TV1HW: Tensor  # share in [0, 1] as float, or uint8 of 0-255
+    appearance_TVCHW: Tensor  # float16 or float32
+    appearance_known_TV1HW: Tensor  # share in [0, 1] as float, or uint8 of 0-255
     layout_TVCHW: Tensor  # [0, 1] as float, or uint8 of 0-255
     waypoints_TK: Tensor
     cameras_VK: Tensor
@@ -27,6 +29,16 @@ class TrainingClip:
     fps: float
     text_L: Tensor  # int64
     given: int  # leading frames that are given, the last of which the memory was taken from
+
+    def thinned(self, frames: int, generator: np.random.Generator) -> TrainingClip:
+        """The given frames and some of the others, in order, ``frames`` in all: neighbours at 12 Hz hardly differ."""
+        total = len(self.latents_TVCHW)
+        if frames >= total:
+            return self
+        others = np.sort(generator.choice(np.arange(self.given, total), frames - self.given, replace=False))
+        kept = torch.from_numpy(np.concatenate([np.arange(self.given), others]))
+        per_frame = [f.name for f in fields(self) if "_T" in f.name]
+        return replace(self, **{name: getattr(self, name)[kept] for name in per_frame})
 
 
 class ClipSource(Protocol):
@@ -46,6 +58,8 @@ class ClipBatch:
     latents_BTVCHW: Tensor
     memory_BTVCHW: Tensor
     memory_valid_BTV1HW: Tensor
+    appearance_BTVCHW: Tensor
+    appearance_known_BTV1HW: Tensor
     layout_BTVCHW: Tensor
     waypoints_BTK: Tensor
     cameras_BVK: Tensor

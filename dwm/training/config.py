@@ -53,6 +53,8 @@ class WorldTraining:
     model: DiTConfig = field(default_factory=DiTConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     wear: WearConfig = field(default_factory=WearConfig)
+    shortcut_clips: int = 0  # clips that the linear shortcut is solved on before the first step; 0 leaves it to training
+    adversary: float = 0.0  # strength of a critic's pull, as a share of the squared error's; 0 trains without one
     anchor_share: float = 0.25  # clips whose last frame is given too
     dirty_condition_share: float = 0.3  # clips whose given frames carry a little noise, like the model's own outputs
     dirty_condition_level: float = 0.85  # least level of those frames
@@ -62,6 +64,8 @@ class WorldTraining:
     drop_waypoints: float = 0.15
     drop_layout: float = 0.2
     drop_memory: float = 0.2
+    drop_appearance: float = 0.2
+    frames_per_clip: int = 0  # frames of a clip that a step looks at, the given ones among them; 0 is all
     held_out: int = 8  # the source's last clips, never trained on
     sample_steps: int = 4  # sampling steps of the image strips
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)  # of the image strips
@@ -93,15 +97,31 @@ class ClipsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayConfig:
+    """How far the model drives itself, and where."""
+
+    out: str = "out/training/clips"  # beside the clips of true drives
+    codec_weights: str = "out/training/codec/weights.safetensors"
+    world_weights: str = "out/training/world/weights.safetensors"
+    device: str = "auto"
+    first_town: int = 100
+    towns: int = 12
+    drives_per_town: int = 2
+    windows: int = 8  # windows of one roll-out, each a clip
+    duration_s: float = 20.0  # of a drive; a roll-out of that many windows must fit into it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
     """One training run."""
 
-    target: str = "world_model"  # "drives" (render), "codec", "clips" (encode) or "world_model"
+    target: str = "world_model"  # "drives" (render), "codec", "clips" (encode), "world_model" or "replay" (its own windows)
     data: str = "out/training/clips"  # folder: rendered drives for the codec, encoded clips for the world model
     initial_weights: str = ""  # safetensors to start from
     trained_on: str = ""  # what the data is, in words; stored with the weights
     drives: DrivesConfig = field(default_factory=DrivesConfig)
     clips: ClipsConfig = field(default_factory=ClipsConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
     codec: CodecTraining = field(default_factory=CodecTraining)
     world: WorldTraining = field(default_factory=WorldTraining)
     loop: LoopConfig = field(default_factory=LoopConfig)

@@ -30,6 +30,7 @@ from dwm.models.weights import save_model
 from dwm.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint, update_average
 from dwm.training.config import LoopConfig
 from dwm.training.journal import Journal
+from dwm.training.parallel import Crew, join_crew
 
 logger = logging.getLogger(__name__)
 MAX_BAD_STEPS = 50  # steps in a row without finite gradients after which a run is given up
@@ -50,6 +51,10 @@ class Task(Protocol):
         """Facts stored with the weights."""
         ...
 
+    def prepare(self, device: torch.device) -> None:
+        """What is done to the model once, before the first step of a new run."""
+        ...
+
     def __len__(self) -> int:
         """Training samples."""
         ...
@@ -66,14 +71,14 @@ class Task(Protocol):
         """Held-out figures and an image strip [H, W, 3]."""
         ...
 
-    def finish(self, model: nn.Module, device: torch.device) -> None:
-        """Last touch on a copy of the averaged model before it is exported."""
+    def finish(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """Last touch on a copy of the averaged model; what is exported."""
         ...
 
 
 def fit(task: Task, config: LoopConfig, *, progress: bool = False) -> Path:
     """Train until ``steps``, ``max_minutes`` or SIGTERM, whichever is first; the path of the exported weights."""
-    device = pick_device(config.device)
+    crew, device = join_crew(), pick_device(config.device)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     model = task.model.to(device).train()
@@ -85,18 +90,22 @@ def fit(task: Task, config: LoopConfig, *, progress: bool = False) -> Path:
     )
     if load_checkpoint(state, out / "checkpoint.pt"):
         logger.info("resumed %s at step %d", out, state.step)
-    journal = Journal(out, state.step)
+    else:
+        task.prepare(device)
+        state.averaged.load_state_dict(model.state_dict())
+    journal = Journal(out, state.step) if crew.leads else None
     with _stop_on_sigterm() as stop:
-        _run(task, state, config, journal, stop, device, progress)
-    save_checkpoint(state, out / "checkpoint.pt")
-    journal.close()
-    return export(task, state, out / "weights.safetensors", device)
+        _run(task, state, config, journal, stop, device, crew, progress)
+    if journal is not None:
+        save_checkpoint(state, out / "checkpoint.pt")
+        journal.close()
+        export(task, state, out / "weights.safetensors", device)
+    return out / "weights.safetensors"
 
 
 def export(task: Task, state: TrainingState, path: Path, device: torch.device) -> Path:
     """Write the averaged weights, ready for use."""
-    final = copy.deepcopy(state.averaged)
-    task.finish(final, device)
+    final = task.finish(copy.deepcopy(state.averaged), device)
     return save_model(final, path, {**task.metadata, "steps": str(state.step)})
 
 
@@ -133,26 +142,34 @@ def _optimizer(model: nn.Module, config: LoopConfig) -> torch.optim.Optimizer:
 
 
 def _run(
-    task: Task, state: TrainingState, config: LoopConfig, journal: Journal, stop: threading.Event,
-    device: torch.device, progress: bool,
+    task: Task, state: TrainingState, config: LoopConfig, journal: Journal | None, stop: threading.Event,
+    device: torch.device, crew: Crew, progress: bool,
 ) -> None:  # fmt: skip
+    """The steps; only the process with a journal writes anything."""
     out = Path(config.out)
     forward = torch.compile(state.model) if config.compile else state.model
-    batches = _prefetch(task, config, state.step * config.accumulate)
-    bar = tqdm(total=config.steps, initial=state.step, unit="step", disable=not (progress and sys.stderr.isatty()))
+    batches = _prefetch(task, config, state.step * config.accumulate, crew)
+    bar = tqdm(
+        total=config.steps, initial=state.step, unit="step", disable=not (progress and crew.leads and sys.stderr.isatty())
+    )
     bad_steps, last_log, last_step, clock = 0, time.monotonic(), state.step, time.monotonic()
     try:
-        while state.step < config.steps and not stop.is_set() and not _out_of_time(state, config):
+        while state.step < config.steps:
+            done, state.elapsed_s = crew.agree(stop.is_set() or _out_of_time(state, config), state.elapsed_s)
+            if done:
+                break
             rate = learning_rate(config, state.step, state.elapsed_s)
-            figures = _step(task, forward, state, config, batches, rate, device)
+            figures = _step(task, forward, state, config, batches, rate, device, crew)
             bad_steps = 0 if math.isfinite(figures["gradient_norm"]) else bad_steps + 1
             if bad_steps >= MAX_BAD_STEPS:
                 raise FloatingPointError(f"{out}: {bad_steps} steps in a row without finite gradients at step {state.step}")
             now = time.monotonic()
             state.elapsed_s, clock = state.elapsed_s + now - clock, now
             bar.update()
+            if journal is None:
+                continue
             if state.step % config.log_every == 0 or state.step == config.steps:
-                speed = (state.step - last_step) * config.batch_size * config.accumulate / max(now - last_log, 1e-9)
+                speed = (state.step - last_step) * config.batch_size * config.accumulate * crew.size / max(now - last_log, 1e-9)
                 journal.scalars(state.step, {**figures, "learning_rate": rate, "samples_per_s": speed})
                 bar.set_postfix(loss=f"{figures['loss']:.4f}", refresh=False)
                 last_log, last_step = now, state.step
@@ -168,7 +185,7 @@ def _run(
 
 def _step(
     task: Task, forward: Any, state: TrainingState, config: LoopConfig, batches: Iterator[Any], rate: float,
-    device: torch.device,
+    device: torch.device, crew: Crew,
 ) -> dict[str, float]:  # fmt: skip
     """One optimiser step; the model is left alone when the gradients are not finite."""
     for group in state.optimizer.param_groups:
@@ -176,13 +193,14 @@ def _step(
     state.optimizer.zero_grad(set_to_none=True)
     sums: dict[str, float] = {}
     for part in range(config.accumulate):
-        generator = torch.Generator().manual_seed(_seed(config.seed, state.step, part))
+        generator = torch.Generator().manual_seed(_seed(config.seed, state.step, part * crew.size + crew.rank))
         batch = next(batches).to(device)
         with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
             loss, scalars = task.loss(forward, batch, generator)
         (loss / config.accumulate).backward()
         for key, value in {"loss": loss, **scalars}.items():
             sums[key] = sums.get(key, 0.0) + float(value.detach()) / config.accumulate
+    crew.average_gradients(state.model.parameters())
     norm = float(nn.utils.clip_grad_norm_(state.model.parameters(), config.gradient_clip))
     if math.isfinite(norm):
         state.optimizer.step()
@@ -201,15 +219,16 @@ def _evaluate(task: Task, state: TrainingState, journal: Journal, device: torch.
         journal.strip(state.step, strip)
 
 
-def _prefetch(task: Task, config: LoopConfig, first: int) -> Generator[Any, None, None]:
-    """Batches in order, prepared ahead in threads."""
+def _prefetch(task: Task, config: LoopConfig, first: int, crew: Crew) -> Generator[Any, None, None]:
+    """Batches from number ``first`` of each process on, in order, prepared ahead in threads."""
     waiting: deque[Future[Any]] = deque()
     number = first
     with ThreadPoolExecutor(config.loader_threads, thread_name_prefix="loader") as pool:
         while True:
             while len(waiting) <= config.loader_threads:
-                indices = sample_indices(config.seed, number, config.batch_size, len(task))
-                waiting.append(pool.submit(task.load, indices, np.random.default_rng([config.seed, 2, number])))
+                mine = number * crew.size + crew.rank
+                indices = sample_indices(config.seed, mine, config.batch_size, len(task))
+                waiting.append(pool.submit(task.load, indices, np.random.default_rng([config.seed, 2, mine])))
                 number += 1
             yield waiting.popleft().result()
 

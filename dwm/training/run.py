@@ -15,7 +15,8 @@ from dwm.training.world_trainer import WorldTask
 def train(config: TrainConfig, progress: bool = False) -> Path:
     """Work on ``config.target``, or go on where the same folder stopped; the path of what was made.
 
-    "drives" renders proving-ground videos, "codec" trains on them, "clips" encodes them, "world_model" trains on the clips.
+    "drives" renders proving-ground videos, "codec" trains on them, "clips" encodes them, "world_model" trains on the clips,
+    "replay" adds clips that begin with the world model's own frames.
     """
     if config.target in ("drives", "clips", "world_model"):
         from dwm.training import cache  # here: the cache reads scenes, which codec training does not need
@@ -26,6 +27,10 @@ def train(config: TrainConfig, progress: bool = False) -> Path:
             codec, _ = load_model(Path(config.clips.codec_weights), "autoencoder")
             return cache.encode_clips(config.clips, codec.to(pick_device(config.clips.device)), progress)
         return fit(WorldTask(config, cache.ClipCache(Path(config.data))), config.loop, progress=progress)
+    if config.target == "replay":
+        from dwm.training.replay import replay
+
+        return replay(config.replay, progress)
     if config.target == "codec":
         return fit(CodecTask(config, open_images(Path(config.data))), config.loop, progress=progress)
-    raise InputError("target", f"'{config.target}' cannot be trained", "choose drives, codec, clips or world_model")
+    raise InputError("target", f"'{config.target}' cannot be trained", "choose drives, codec, clips, world_model or replay")

@@ -22,6 +22,7 @@ class WearConfig:
     fade: float = 0.8  # largest loss of contrast
     tint: float = 0.8  # deviation of the colour shift of the coarse channels, in latent units
     blur: float = 4.0  # largest exponent of the loss of fine channels
+    forgotten_views: float = 0.3  # chance of each view to carry no memory at all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,7 @@ class Wear:
 
     gain_BC: Tensor
     shift_BVC: Tensor
+    kept_BV: Tensor  # 0 where a view's memory is forgotten
 
     def __call__(self, latents_BTVCHW: Tensor) -> Tensor:
         gain, shift = self.gain_BC[:, None, None, :, None, None], self.shift_BVC[:, None, :, :, None, None]
@@ -45,4 +47,5 @@ def draw_wear(generator: torch.Generator, batch: int, views: int, channels: int,
     common = torch.randn(batch, 1, channels, generator=generator)
     own = torch.randn(batch, views, channels, generator=generator)
     shift = config.tint * tint[:, :, None] * (0.8 * common + 0.6 * own) * torch.exp(-8 * fineness)
-    return Wear(gain_BC=gain, shift_BVC=shift)
+    kept = (torch.rand(batch, views, generator=generator) >= config.forgotten_views).float()
+    return Wear(gain_BC=gain, shift_BVC=shift, kept_BV=kept)

@@ -6,6 +6,7 @@ Shapes: B batch, T frames, V views, C channels, h w latent pixels.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,12 @@ from dwm.flow.sampler import denoise
 from dwm.models.conditioning import DenoiseCondition
 from dwm.models.dit import MultiViewDiT
 from dwm.models.weights import fit_tensors, load_model, load_tensors
+from dwm.training.adversary import Duel, critic_loss, persuasion, pulled
 from dwm.training.clips import ClipBatch, ClipSource, collate
 from dwm.training.codec_trainer import psnr_db, to_pixels
 from dwm.training.config import TrainConfig, WorldTraining
-from dwm.training.wear import draw_wear
+from dwm.training.shortcut import fit_shortcut
+from dwm.training.wear import Wear, draw_wear
 
 STRIP_VIEWS = (0, 4)  # cameras shown in image strips: front and back left
 
@@ -38,6 +41,7 @@ class Draw:
     has_waypoints_B: Tensor
     has_layout_B: Tensor
     has_memory_B: Tensor
+    has_appearance_B: Tensor
 
 
 def draw(generator: torch.Generator, given_B: Tensor, frames: int, config: WorldTraining) -> Draw:
@@ -54,6 +58,7 @@ def draw(generator: torch.Generator, given_B: Tensor, frames: int, config: World
         has_waypoints_B=told(config.drop_waypoints),
         has_layout_B=told(config.drop_layout),
         has_memory_B=told(config.drop_memory),
+        has_appearance_B=told(config.drop_appearance),
     )
 
 
@@ -79,16 +84,32 @@ def condition_of(batch: ClipBatch, drawn: Draw | None = None) -> DenoiseConditio
     """The condition of a batch; inputs that no clip keeps are left out. None keeps everything."""
     device = batch.latents_BTVCHW.device
     everything = torch.ones(len(batch.fps_B), dtype=torch.bool)
-    text, path, layout, memory = (
-        (drawn.has_text_B, drawn.has_waypoints_B, drawn.has_layout_B, drawn.has_memory_B) if drawn else [everything] * 4
+    text, path, layout, memory, appearance = (
+        (drawn.has_text_B, drawn.has_waypoints_B, drawn.has_layout_B, drawn.has_memory_B, drawn.has_appearance_B)
+        if drawn
+        else [everything] * 5
     )
+    appearance = appearance & layout  # it is painted over the layout
     return DenoiseCondition(
         waypoints_BTK=batch.waypoints_BTK, cameras_BVK=batch.cameras_BVK, times_BT=batch.times_BT, fps_B=batch.fps_B,
         text_BL=batch.text_BL, has_text_B=text, has_waypoints_B=path, has_layout_B=layout, has_memory_B=memory,
+        has_appearance_B=appearance,
         layout_BTVCHW=batch.layout_BTVCHW if layout.any() else None,
         memory_BTVCHW=batch.memory_BTVCHW if memory.any() else None,
         memory_valid_BTV1HW=batch.memory_valid_BTV1HW if memory.any() else None,
+        appearance_BTVCHW=batch.appearance_BTVCHW if appearance.any() else None,
+        appearance_known_BTV1HW=batch.appearance_known_BTV1HW if appearance.any() else None,
     ).to(device)  # fmt: skip
+
+
+def _given(batch: ClipBatch) -> Tensor:
+    """Which frames are given, bool [B, T]."""
+    frames = torch.arange(batch.latents_BTVCHW.shape[1], device=batch.given_B.device)
+    return frames < batch.given_B[:, None]
+
+
+def _denoiser(model: nn.Module) -> nn.Module:
+    return model.denoiser if isinstance(model, Duel) else model
 
 
 class WorldTask:
@@ -100,40 +121,72 @@ class WorldTask:
             raise InputError(config.data, f"only {len(clips)} clips", f"give more than the {config.world.held_out} held out")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.loop.seed)
-            self.model: nn.Module = MultiViewDiT(config.world.model)
+            self.model: nn.Module = (Duel if config.world.adversary else MultiViewDiT)(config.world.model)
         if config.initial_weights:
             path = Path(config.initial_weights)
-            fit_tensors(self.model, load_tensors(path)[0], path)
+            fit_tensors(_denoiser(self.model), load_tensors(path)[0], path)
         self.codec = load_model(Path(config.world.codec_weights), "autoencoder")[0] if config.world.codec_weights else None
 
     @property
     def fingerprint(self) -> str:
-        return json.dumps({"world": asdict(self.config.world.model)}, sort_keys=True)
+        critic = {"critic": True} if self.config.world.adversary else {}
+        return json.dumps({"world": {**asdict(self.config.world.model), **critic}}, sort_keys=True)
 
     @property
     def metadata(self) -> dict[str, str]:
         return {"trained_on": self.config.trained_on, "clips": str(len(self))}
 
+    def prepare(self, device: torch.device) -> None:
+        """Solve the linear shortcut on some clips."""
+        if self.config.world.shortcut_clips:
+            fit_shortcut(_denoiser(self.model), self._examples(device))  # type: ignore[arg-type]
+
+    def _examples(self, device: torch.device) -> Iterator[tuple[Tensor, Tensor, DenoiseCondition]]:
+        """Clips at pure noise, told as much as in training."""
+        generator, chance = torch.Generator().manual_seed(0), np.random.default_rng(0)
+        for index in chance.permutation(len(self))[: self.config.world.shortcut_clips]:
+            batch = self.load([int(index)], chance).to(device)
+            yield batch.latents_BTVCHW, _given(batch).float(), self._told(batch, generator)[2]
+
     def __len__(self) -> int:
         return len(self.clips) - self.config.world.held_out
 
     def load(self, indices: list[int], generator: np.random.Generator) -> ClipBatch:
-        return collate([self.clips.get(index, generator) for index in indices])
+        clips = [self.clips.get(index, generator) for index in indices]
+        frames = self.config.world.frames_per_clip
+        return collate([clip.thinned(frames, generator) for clip in clips] if frames else clips)
 
     def loss(self, model: Any, batch: ClipBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Flow loss of a batch; also the plain squared error of the predicted clean latents."""
-        clean = batch.latents_BTVCHW
-        drawn = draw(generator, batch.given_B, clean.shape[1], self.config.world)
-        noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+        clean, given = batch.latents_BTVCHW, _given(batch)
+        views = clean.shape[2]
+        drawn, wear, condition = self._told(batch, generator)
         levels = drawn.levels_BT.to(clean.device)
-        views, channels = clean.shape[2:4]
-        wear = draw_wear(generator, len(clean), views, channels, self.config.world.wear)
-        given = (torch.arange(clean.shape[1]) < batch.given_B.cpu()[:, None]).to(clean.device)[:, :, None, None, None, None]
-        seen = interpolate(torch.where(given, wear(clean), clean), noise, levels)
-        condition = condition_of(replace(batch, memory_BTVCHW=wear(batch.memory_BTVCHW)), drawn)
+        noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+        seen = interpolate(torch.where(given[:, :, None, None, None, None], wear(clean), clean), noise, levels)
         predicted = model(seen, levels, condition).float()
-        loss = flow_loss(predicted, clean, levels, self.config.world.noise.weight_cap)
-        return loss, {"clean_error": flow_loss(predicted.detach(), clean, levels, 1.0)}
+        # What is given comes back untouched from a roll-out, however worn: nothing is to be learnt there.
+        counted = torch.where(given, 1.0, levels)
+        weighing = self.config.world.noise
+        loss = flow_loss(predicted, clean, counted, weighing.weight_cap, weighing.robust)
+        figures = {"clean_error": flow_loss(predicted.detach(), clean, counted, 1.0)}
+        if not isinstance(self.model, Duel) or not (counted == 0).any():
+            return loss, figures
+        judged = (counted == 0)[:, :, None].expand(-1, -1, views)  # one-step samples: what a roll-out shows
+        real, made, layout = clean[judged], predicted[judged], batch.layout_BTVCHW[judged]
+        pull = torch.zeros_like(predicted).index_put((judged,), persuasion(self.model.critic, made, layout))
+        doubt = critic_loss(self.model.critic, real, made, layout)
+        return pulled(loss, predicted, pull, self.config.world.adversary) + doubt, {**figures, "critic_loss": doubt}
+
+    def _told(self, batch: ClipBatch, generator: torch.Generator) -> tuple[Draw, Wear, DenoiseCondition]:
+        """What chance decides about a batch, and what is left for the model to read."""
+        clips, frames, views, channels = batch.latents_BTVCHW.shape[:4]
+        drawn = draw(generator, batch.given_B, frames, self.config.world)
+        wear = draw_wear(generator, clips, views, channels, self.config.world.wear)
+        kept = wear.kept_BV[:, None, :, None, None, None].to(batch.latents_BTVCHW)
+        valid = batch.memory_valid_BTV1HW * kept
+        worn = replace(batch, memory_BTVCHW=wear(batch.memory_BTVCHW) * kept, memory_valid_BTV1HW=valid)
+        return drawn, wear, condition_of(worn, drawn)
 
     def evaluate(self, model: Any, device: torch.device) -> tuple[dict[str, float], NDArray[np.uint8] | None]:
         """Held-out clips, everything told, first frames given: errors from one step and from sampling, and a strip."""
@@ -143,7 +196,7 @@ class WorldTask:
         errors: dict[str, list[float]] = {"one_step": [], "sampled": [], "memory": []}
         first: tuple[ClipBatch, Tensor] | None = None
         for index in range(len(self), len(self.clips)):
-            batch = self.load([index], chance).to(device)
+            batch = collate([self.clips.get(index, chance)]).to(device)
             sampled, figures = self._try(model, batch, generator)
             first = first or (batch, sampled)
             for key, value in figures.items():
@@ -154,12 +207,13 @@ class WorldTask:
         strip, quality = self._strip(*first)
         return {**named, **quality}, strip
 
-    def finish(self, model: Any, device: torch.device) -> None:
-        """Nothing is left to do."""
+    def finish(self, model: Any, device: torch.device) -> nn.Module:
+        """The denoiser alone."""
+        return _denoiser(model)
 
     def _try(self, model: Any, batch: ClipBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         clean, condition = batch.latents_BTVCHW, condition_of(batch)
-        given = torch.arange(clean.shape[1], device=clean.device) < batch.given_B[:, None]
+        given = _given(batch)
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
         levels = given.float()
         one_step = model(interpolate(clean, noise, levels), levels, condition)

@@ -60,14 +60,10 @@ def _of_drive(path: Path, record: dict[str, Any], town: Town) -> KeyFrames:
 
 
 def _visible_boxes(scenario: Scenario, conditioner: ScenarioConditioner, frame: int) -> Boxes:
-    near, hit = conditioner.visible_agents(frame), conditioner.layout(frame).box_VHW
-    rays = np.bincount(hit[hit >= 0].numpy(), minlength=len(near))
-    count = np.zeros(len(scenario.agents.yaws_rad), dtype=np.int64)
-    count[near] = rays
+    """The boxes of a frame; the layout's rays stand for LiDAR points."""
     known = np.array([c is not None for c in scenario.agents.detection_classes])
     rows = np.flatnonzero(scenario.agents.present[:, frame] & known)
-    boxes = boxes_of_scenario(scenario, frame)
-    return replace(boxes, num_pts=count[rows])
+    return replace(boxes_of_scenario(scenario, frame), num_pts=conditioner.seen_rays(frame)[rows])
 
 
 def _spread(frames: list[int]) -> list[int]:

@@ -1,7 +1,7 @@
 """The world model against slow twins, and what its inputs may and may not change."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -14,7 +14,16 @@ from dwm.models.layers import Attention, fourier_features, rms_norm
 from dwm.models.weights import load_model, save_model, weights_sha256
 
 TINY = DiTConfig(
-    d_model=16, depth=2, heads=2, mlp_ratio=2, latent_channels=4, views=3, layout_channels=5, text_vocabulary=11, text_every=2
+    d_model=16,
+    depth=2,
+    heads=2,
+    mlp_ratio=2,
+    local_widths=(8,),
+    latent_channels=4,
+    views=3,
+    layout_channels=5,
+    text_vocabulary=11,
+    text_every=2,
 )
 B, T, V, ROWS, COLS = 2, 3, 3, 4, 6
 
@@ -31,10 +40,12 @@ def make_condition(seed: int = 0) -> DenoiseCondition:
         times_BT=torch.arange(T).expand(B, T) / 12,
         fps_B=torch.full((B,), 12.0),
         text_BL=torch.tensor([[3, 4, 0], [5, 0, 0]]),
-        has_text_B=yes, has_waypoints_B=yes, has_layout_B=yes, has_memory_B=yes,
-        layout_BTVCHW=torch.rand(B, T, V, 5, 16, 24, generator=g),
+        has_text_B=yes, has_waypoints_B=yes, has_layout_B=yes, has_memory_B=yes, has_appearance_B=yes,
+        layout_BTVCHW=torch.rand(B, T, V, 5, 2 * ROWS, 2 * COLS, generator=g),
         memory_BTVCHW=torch.randn(B, T, V, 4, ROWS, COLS, generator=g),
         memory_valid_BTV1HW=torch.rand(B, T, V, 1, ROWS, COLS, generator=g),
+        appearance_BTVCHW=torch.randn(B, T, V, 4, ROWS, COLS, generator=g),
+        appearance_known_BTV1HW=torch.rand(B, T, V, 1, ROWS, COLS, generator=g),
     )  # fmt: skip
 
 
@@ -96,17 +107,18 @@ def test_the_central_ray_looks_along_the_camera_axis():
 
 
 @torch.no_grad()
-def test_before_training_pure_noise_predicts_the_memory_and_a_clean_frame_itself():
+def test_before_training_pure_noise_predicts_memory_over_appearance_and_a_clean_frame_itself():
     condition, (latents, levels) = make_condition(), make_input()
     model = make_model(trained=False)
     from_noise = model(latents, torch.zeros_like(levels), condition)
-    assert torch.equal(from_noise, condition.memory_BTVCHW * condition.memory_valid_BTV1HW)
+    covered = condition.memory_valid_BTV1HW
+    assert torch.equal(from_noise, condition.memory_BTVCHW * covered + condition.appearance_BTVCHW * (1 - covered))
     torch.testing.assert_close(model(latents, torch.ones_like(levels), condition), latents, atol=1e-4, rtol=0)
 
 
 @torch.no_grad()
 def test_before_training_a_noisy_frame_gives_the_wiener_estimate():
-    condition, (latents, levels) = make_condition().without("memory"), make_input()
+    condition, (latents, levels) = make_condition().without("memory", "appearance"), make_input()
     t = 0.6  # without memory the prior is N(0, 1): the estimate is t x_t / (t^2 + (1 - t)^2)
     predicted = make_model(trained=False)(latents, torch.full_like(levels, t), condition)
     torch.testing.assert_close(predicted, latents * t / (t**2 + (1 - t) ** 2), atol=1e-5, rtol=1e-5)
@@ -125,7 +137,8 @@ def test_frames_are_told_apart_by_their_times_only():
     """Permuting the frames with all they carry permutes the prediction; their order as such means nothing."""
     model, condition, (latents, levels) = make_model(trained=True), make_condition(), make_input()
     order = torch.tensor([2, 0, 1])
-    per_frame = ("waypoints_BTK", "times_BT", "layout_BTVCHW", "memory_BTVCHW", "memory_valid_BTV1HW")
+    per_frame = [name for name in (f.name for f in fields(condition)) if name[name.rfind("_") :].startswith("_BT")]
+    assert len(per_frame) == 7
     moved = replace(condition, **{name: getattr(condition, name)[:, order] for name in per_frame})
     expected = model(latents, levels, condition)[:, order]
     torch.testing.assert_close(model(latents[:, order], levels[:, order], moved), expected, atol=1e-4, rtol=1e-4)
@@ -144,11 +157,11 @@ def test_every_view_and_every_frame_reaches_every_other():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["layout", "memory"])
+@pytest.mark.parametrize("name", ["layout", "memory", "appearance"])
 def test_a_missing_tensor_equals_a_false_flag(name):
     model, condition, (latents, levels) = make_model(trained=True), make_condition(), make_input()
     off = condition.without(name)
-    gone = {"layout_BTVCHW": None} if name == "layout" else {"memory_BTVCHW": None, "memory_valid_BTV1HW": None}
+    gone = {f.name: None for f in fields(condition) if f.name.startswith(name)}
     without = model(latents, levels, off)
     torch.testing.assert_close(model(latents, levels, replace(condition, **gone)), without, atol=1e-5, rtol=1e-5)
     assert (model(latents, levels, condition) - without).abs().max() > 1e-3
@@ -200,7 +213,7 @@ def _metadata() -> dict[str, str]:
 
 
 def test_weights_with_nan_are_refused_by_name(tmp_path):
-    tensors = make_model(trained=False).state_dict()
+    tensors = {name: tensor.contiguous() for name, tensor in make_model(trained=False).state_dict().items()}
     tensors["head.bias"] = tensors["head.bias"].clone()
     tensors["head.bias"][1] = float("nan")
     save_file(tensors, tmp_path / "w.safetensors", metadata=_metadata())
@@ -209,10 +222,10 @@ def test_weights_with_nan_are_refused_by_name(tmp_path):
 
 
 def test_weights_of_another_shape_are_refused_with_both_shapes(tmp_path):
-    tensors = make_model(trained=False).state_dict()
+    tensors = {name: tensor.contiguous() for name, tensor in make_model(trained=False).state_dict().items()}
     tensors["head.bias"] = torch.zeros(5)
     save_file(tensors, tmp_path / "w.safetensors", metadata=_metadata())
-    with pytest.raises(InputError, match=r"head\.bias.*\[5\] in the file, \[16\] in the model"):
+    with pytest.raises(InputError, match=r"head\.bias.*\[5\] in the file, \[4\] in the model"):
         load_model(tmp_path / "w.safetensors")
 
 

@@ -29,7 +29,7 @@ def make_condition() -> DenoiseCondition:
     return DenoiseCondition(
         waypoints_BTK=torch.zeros(2, 5, 6), cameras_BVK=torch.zeros(2, 2, 16), times_BT=torch.zeros(2, 5),
         fps_B=torch.ones(2), text_BL=torch.ones(2, 1, dtype=torch.int64),
-        has_text_B=yes, has_waypoints_B=yes, has_layout_B=yes, has_memory_B=yes,
+        has_text_B=yes, has_waypoints_B=yes, has_layout_B=yes, has_memory_B=yes, has_appearance_B=yes,
     )  # fmt: skip
 
 
@@ -201,3 +201,14 @@ def test_renoised_anchors_carry_the_noise_of_their_level():
 def test_noise_scales_that_cannot_be_reached_are_refused():
     with pytest.raises(ValueError, match=r"alpha_1 0\.5 and total 0\.4"):
         correcting_noise(0.5, 0.4)
+
+
+def test_the_robust_error_is_squared_when_small_and_absolute_when_large():
+    clean, levels = torch.zeros(1, 1, 1, 1, 1, 1), torch.zeros(1, 1)
+
+    def error(size: float) -> float:
+        return float(flow_loss(torch.full_like(clean, size), clean, levels, 1.0, robust=0.2))
+
+    assert error(0.01) == pytest.approx(0.01**2, rel=1e-2)
+    assert error(20.0) == pytest.approx(2 * 0.2 * 20.0, rel=2e-2)
+    assert error(0.2) == pytest.approx(2 * 0.04 * (2**0.5 - 1))

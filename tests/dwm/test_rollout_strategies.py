@@ -43,14 +43,21 @@ class FakeConditioner:
         self.scenario = SimpleNamespace(timestamps_us=np.arange(total), fps=FPS)
         self.asked: list[SimpleNamespace] = []
 
-    def window(self, frames, *, fps, codec, source=None, source_images_VCHW=None, layout=True) -> DenoiseCondition:
+    def palette(self, frame: int, latents_VCHW: Tensor) -> tuple[int, Tensor]:
+        return frame, latents_VCHW
+
+    def window(
+        self, frames, *, fps, codec, source=None, source_images_VCHW=None, palette=None, layout=True
+    ) -> DenoiseCondition:
         picture = None if source_images_VCHW is None else source_images_VCHW.clone()
-        self.asked.append(SimpleNamespace(frames=list(frames), fps=fps, source=source, picture=picture, layout=layout))
+        self.asked.append(
+            SimpleNamespace(frames=list(frames), fps=fps, source=source, picture=picture, layout=layout, palette=palette)
+        )
         on = torch.ones(1, dtype=torch.bool)
         return DenoiseCondition(
             waypoints_BTK=torch.tensor(frames).float()[None, :, None], cameras_BVK=torch.zeros(1, V, 16),
             times_BT=torch.zeros(1, len(frames)), fps_B=torch.tensor([fps]), text_BL=torch.zeros(1, 1, dtype=torch.int64),
-            has_text_B=on, has_waypoints_B=on, has_layout_B=on, has_memory_B=on,
+            has_text_B=on, has_waypoints_B=on, has_layout_B=on, has_memory_B=on, has_appearance_B=on,
         )  # fmt: skip
 
 
@@ -101,6 +108,17 @@ def test_recurrent_windows_overlap_by_their_condition_frames():
         list(range(0, 8)), list(range(6, 14)), list(range(12, 20)), [18, 19, 20],
     ]  # fmt: skip
     assert {a.fps for a in conditioner.asked} == {FPS}
+
+
+def test_every_window_gets_the_true_first_frames_colours_or_none():
+    for strategy in ("recurrent", "coarse_to_refine"):
+        _, conditioner, _ = run(21, strategy=strategy, window_frames=8)
+        assert len(conditioner.asked) > 2
+        for asked in conditioner.asked:
+            assert asked.palette[0] == 0
+            torch.testing.assert_close(asked.palette[1], CODEC.encode(true_image(0)))
+    _, conditioner, _ = run(9, appearance=False)
+    assert {asked.palette for asked in conditioner.asked} == {None}
 
 
 def test_coarse_windows_run_at_the_anchor_rate_and_one_window_ahead():
@@ -192,7 +210,7 @@ def test_pictures_of_the_past_are_let_go(strategy):
     oracle = Oracle()
     alive: list[weakref.ref[Tensor]] = []
     most = 0
-    config = RolloutConfig(strategy=strategy, steps=1)
+    config = RolloutConfig(strategy=strategy, steps=1, window_frames=7)
     for chunk in roll_out(make_world(oracle), conditioner, true_image(0), config, 0):  # type: ignore[arg-type]
         oracle.seen.clear()
         alive.append(weakref.ref(chunk.images_NV3HW))
@@ -235,4 +253,4 @@ def test_settings_that_no_roll_out_can_use_are_told():
         run(5, strategy="sideways")
     for given in (0, 8):
         with pytest.raises(InputError, match="of a window of 8"):
-            run(5, condition_frames=given)
+            run(5, condition_frames=given, window_frames=8)

@@ -37,7 +37,9 @@ class ToyClips:
             latents_TVCHW=latents.half(),
             memory_TVCHW=first.expand_as(latents).half(),
             memory_valid_TV1HW=torch.full((T, V, 1, ROWS, COLS), 255, dtype=torch.uint8),
-            layout_TVCHW=torch.randint(0, 256, (T, V, 2, 8, 16), generator=g, dtype=torch.uint8),
+            appearance_TVCHW=torch.zeros_like(latents).half(),
+            appearance_known_TV1HW=torch.zeros(T, V, 1, ROWS, COLS, dtype=torch.uint8),
+            layout_TVCHW=torch.randint(0, 256, (T, V, 2, 2 * ROWS, 2 * COLS), generator=g, dtype=torch.uint8),
             waypoints_TK=torch.randn(T, 6, generator=g) + float(generator.normal()),
             cameras_VK=cameras.expand(V, 16),
             times_T=torch.arange(T) / 12,
@@ -47,14 +49,22 @@ class ToyClips:
         )
 
 
-def make_config(out, **loop) -> TrainConfig:
+def make_config(out, *, adversary: float = 0.0, **loop) -> TrainConfig:
     model = DiTConfig(
-        d_model=16, depth=2, heads=2, latent_channels=3, views=V, layout_channels=2, text_vocabulary=5, text_every=2
+        d_model=16,
+        depth=2,
+        heads=2,
+        local_widths=(8,),
+        latent_channels=3,
+        views=V,
+        layout_channels=2,
+        text_vocabulary=5,
+        text_every=2,
     )
     settings = {"steps": 6, "batch_size": 2, "accumulate": 2, "warmup_steps": 2, "log_every": 1, "sample_every": 0}
     return TrainConfig(
         trained_on="toy clips",
-        world=WorldTraining(model=model, held_out=2),
+        world=WorldTraining(model=model, held_out=2, adversary=adversary),
         loop=LoopConfig(out=str(out), device="cpu", **{**settings, **loop}),
     )
 
@@ -214,3 +224,19 @@ def test_a_codec_learns_and_exports_latents_of_unit_variance(tmp_path):
     latents = codec.encode(images)
     assert float(latents.var(dim=(0, 2, 3)).mean()) == pytest.approx(1.0, abs=0.15)
     assert (tmp_path / "out" / "samples" / "step_00000200.png").is_file()
+
+
+def test_a_thinned_clip_keeps_what_is_given_and_some_of_the_rest_in_order():
+    clip, rng = ToyClips().get(1, np.random.default_rng(0)), np.random.default_rng(1)
+    assert clip.given == 2
+    seen = set()
+    for _ in range(20):
+        thin = clip.thinned(3, rng)
+        kept = [round(float(t) * 12) for t in thin.times_T]
+        assert kept[:2] == [0, 1]
+        seen.add(kept[2])
+        for name in ("latents_TVCHW", "memory_TVCHW", "memory_valid_TV1HW", "layout_TVCHW", "waypoints_TK", "appearance_TVCHW"):
+            assert torch.equal(getattr(thin, name), getattr(clip, name)[kept]), name
+        assert torch.equal(thin.cameras_VK, clip.cameras_VK)
+    assert seen == {2, 3}
+    assert clip.thinned(4, rng) is clip

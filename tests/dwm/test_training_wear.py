@@ -12,6 +12,13 @@ def test_without_wear_latents_come_back_exactly():
     assert torch.equal(wear(latents), latents)
 
 
+def test_views_forget_their_memory_one_by_one():
+    kept = draw_wear(torch.Generator().manual_seed(0), 2000, 6, 16, WearConfig(forgotten_views=0.3)).kept_BV
+    assert set(kept.flatten().tolist()) == {0.0, 1.0}
+    assert float(kept.mean()) == pytest.approx(0.7, abs=0.02)
+    assert float(torch.corrcoef(kept.T)[0, 1]) == pytest.approx(0, abs=0.06)
+
+
 def test_the_stated_share_of_clips_is_worn():
     wear = draw_wear(torch.Generator().manual_seed(0), 4000, 6, 16, WearConfig(share=0.4))
     assert float((wear.gain_BC[:, 0] < 1).float().mean()) == pytest.approx(0.4, abs=0.03)

@@ -23,12 +23,12 @@ from pipelines.training import run_training
 FOLDER = Path(__file__).resolve().parents[2] / "conf" / "train"
 FILES = sorted(FOLDER.glob("*.yaml"))
 RECIPES = [path for path in FILES if "recipe" in yaml.safe_load(path.read_text())]
-TARGETS = {"drives", "codec", "clips", "world_model", "detector"}
+TARGETS = ["drives", "codec", "clips", "world_model", "replay", "world_model", "detector"]
 
 
-def steps_of(recipe: Path) -> dict[str, Any]:
-    """The loaded configurations of a recipe by target, in order."""
-    return {(c := load(FOLDER / name)).target: c for name in yaml.safe_load(recipe.read_text())["recipe"]}
+def steps_of(recipe: Path) -> list[Any]:
+    """The loaded configurations of a recipe, in order."""
+    return [load(FOLDER / name) for name in yaml.safe_load(recipe.read_text())["recipe"]]
 
 
 def load(path: Path) -> Any:
@@ -47,25 +47,25 @@ def test_every_configuration_fills_its_dataclass(path: Path):
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.stem)
 def test_each_step_of_a_recipe_reads_what_an_earlier_one_writes(recipe: Path):
-    steps = steps_of(recipe)
-    order = list(steps)
-    assert order[:4] == ["drives", "codec", "clips", "world_model"]
-    drives, codec, clips, world = (steps[target] for target in order[:4])
-    assert codec.data == clips.clips.drives == drives.drives.out
-    assert Path(clips.clips.codec_weights) == Path(codec.loop.out) / "weights.safetensors" == Path(world.world.codec_weights)
-    assert world.data == clips.clips.out
-    if "detector" in steps:
-        assert steps["detector"].drives == drives.drives.out
-    outs = [drives.drives.out, codec.loop.out, clips.clips.out, world.loop.out]
-    assert len(set(outs)) == 4
+    drives, codec, clips, world, replay, finish, detector = steps_of(recipe)
+    assert [step.target for step in (drives, codec, clips, world, replay, finish, detector)] == TARGETS
+    assert codec.data == clips.clips.drives == detector.drives == drives.drives.out
+    codec_weights = str(Path(codec.loop.out) / "weights.safetensors")
+    readers = (clips.clips, world.world, replay.replay, finish.world)
+    assert {reader.codec_weights for reader in readers} == {codec_weights}
+    assert world.data == finish.data == clips.clips.out == replay.replay.out
+    assert finish.initial_weights == replay.replay.world_weights == str(Path(world.loop.out) / "weights.safetensors")
+    outs = [drives.drives.out, codec.loop.out, clips.clips.out, world.loop.out, finish.loop.out, detector.out_dir]
+    assert len(set(outs)) == 6
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.stem)
 def test_the_world_models_sizes_are_those_of_its_inputs(recipe: Path):
-    steps = steps_of(recipe)
-    model = steps["world_model"].world.model
+    _, codec, _, world, _, finish, _ = steps_of(recipe)
+    model = world.world.model
+    assert model == finish.world.model
     assert model.layout_channels == DiTConfig().layout_channels == len(LAYOUT_CHANNELS)
-    assert model.latent_channels == steps["codec"].codec.model.latent_channels
+    assert model.latent_channels == codec.codec.model.latent_channels
     assert model.views == len(CAMERAS)
     assert model.text_vocabulary >= len(VOCABULARY)
     assert model.d_model % model.heads == 0
@@ -73,12 +73,13 @@ def test_the_world_models_sizes_are_those_of_its_inputs(recipe: Path):
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.stem)
 def test_no_recipe_trains_on_a_held_out_town_and_the_weights_say_which_towns_they_saw(recipe: Path):
-    steps = steps_of(recipe)
-    drives = steps["drives"].drives
-    last = drives.first_town + drives.towns - 1
-    assert last < FIRST_HELD_OUT_TOWN
+    drives, codec, _, world, replay, finish, _ = steps_of(recipe)
+    drives, replay = drives.drives, replay.replay
+    last, last_own = drives.first_town + drives.towns - 1, replay.first_town + replay.towns - 1
+    assert last < replay.first_town <= last_own < FIRST_HELD_OUT_TOWN
     told = f"proving-ground towns {drives.first_town}-{last}, {drives.drives_per_town} drives each"
-    assert steps["codec"].trained_on == steps["world_model"].trained_on == told
+    assert codec.trained_on == world.trained_on == told
+    assert finish.trained_on == f"{told}, and its own windows in towns {replay.first_town}-{last_own}"
 
 
 def test_a_recipe_runs_its_files_in_order_and_returns_the_last_output(tmp_path, monkeypatch):

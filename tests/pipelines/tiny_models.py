@@ -33,7 +33,9 @@ def write_models(folder: Path) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         save_model(Autoencoder(CodecConfig(width=8, blocks=1)), folder / "codec.safetensors", {})
-        world = MultiViewDiT(DiTConfig(d_model=32, depth=1, heads=2, patch=4, latent_channels=16, layout_channels=24))
+        world = MultiViewDiT(
+            DiTConfig(d_model=32, depth=1, heads=2, local_widths=(8, 16), latent_channels=16, layout_channels=24)
+        )
         save_model(world, folder / "world.safetensors", {})
         save_detector(folder / "detector.safetensors", BevDetector(DETECTOR).state_dict(), DETECTOR, {})
     return folder

@@ -1,0 +1,82 @@
+"""Training windows that begin where the model's own roll-outs have got to, with the truth as their target.
+
+A model trained only on true first frames has never seen its own mistakes, and a minute of windows adds them up. Here it
+drives itself along unlogged paths for a while; every window's given frame and memory are its own, every target is
+rendered. The scheduled sampling of sequence models (Bengio et al. 2015), done between training legs because a roll-out costs
+more than a step.
+
+Shapes: V views, C latent channels, h w latent pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dwm.conditioning.build import ScenarioConditioner, images_to_tensor
+from dwm.rollout.config import RolloutConfig
+from dwm.rollout.window import Given, Session, denoise_window
+from dwm.rollout.world_model import WorldModel
+from dwm.scenario.types import Scenario
+from dwm.training.cache import WARMUP_FRAMES, WINDOW_FRAMES, check_towns, encode_window, save_clip
+from dwm.training.config import ReplayConfig
+from dwm.training.sequences import Town, drive, open_town, render_frames
+
+
+def replay(config: ReplayConfig, progress: bool = True) -> Path:
+    """Roll out every drive that is not there yet and write a clip per window; returns the folder."""
+    check_towns(config.first_town, config.towns)
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    world = WorldModel.load(Path(config.codec_weights), Path(config.world_weights), config.device)
+    todo = [(t, d) for t in range(config.first_town, config.first_town + config.towns) for d in range(config.drives_per_town)]
+    town: Town | None = None
+    for town_seed, drive_seed in tqdm(todo, desc="replaying drives", disable=None if progress else True):
+        names = [out / f"clip-{town_seed:04d}-{drive_seed:04d}-r{i:02d}.pt" for i in range(config.windows)]
+        if all(name.exists() for name in names):
+            continue
+        if town is None or town.city.seed != town_seed:
+            town = open_town(town_seed, world.device)
+        scenario, weather = drive(town, drive_seed, duration_s=config.duration_s)
+        windows = _windows(world, town, scenario, weather, config, np.random.default_rng((town_seed, drive_seed, 3)))
+        for name, clip in zip(names, windows, strict=True):
+            save_clip(clip, name)
+    return out
+
+
+@torch.inference_mode()
+def _windows(
+    world: WorldModel, town: Town, scenario: Scenario, weather: str, config: ReplayConfig, rng: np.random.Generator
+) -> Iterator[dict[str, Tensor | float | int]]:
+    """The clips of one roll-out, in order; each goes on from the last frame the model made in the one before.
+
+    A clip shows a window's first frame, its last, and some between: what a window costs to render and to learn from.
+    """
+    hop = RolloutConfig().window_frames - 1
+    start = int(rng.integers(WARMUP_FRAMES, len(scenario.timestamps_us) - hop * config.windows))
+
+    def truth(frames: list[int]) -> Tensor:
+        images = images_to_tensor(render_frames(town, scenario, weather, np.array(frames)), world.device)
+        return torch.stack([world.codec.encode(frame) for frame in images])
+
+    conditioner = ScenarioConditioner(scenario, world.device)
+    first = truth([start])
+    session = Session(
+        world=world, conditioner=conditioner, palette=conditioner.palette(start, first[0]),
+        config=RolloutConfig(), seed=int(rng.integers(2**31)),
+    )  # fmt: skip
+    given = Given(frame=start, latents_VCHW=first[0], images_V3HW=world.decode(first)[0])
+    for _ in range(config.windows):
+        between = rng.choice(np.arange(1, hop), WINDOW_FRAMES - 2, replace=False)
+        frames = [given.frame + int(i) for i in (0, *np.sort(between), hop)]
+        latents = torch.cat([given.latents_VCHW[None], truth(frames[1:])])
+        assert session.palette is not None
+        fps = round(scenario.fps)
+        yield encode_window(conditioner, world.codec, latents, frames, fps, 1, given.images_V3HW, session.palette)
+        made = denoise_window(session, frames, fps=scenario.fps, given=[given], anchors={})[-1:]
+        given = Given(frame=frames[-1], latents_VCHW=made[0], images_V3HW=world.decode(made)[0])
