@@ -18,10 +18,6 @@ from dwm.models.layers import FourierEmbedder
 WAYPOINT_SIZE = 6  # dx/10 m, dy/10 m, sin dyaw, cos dyaw (all from the window's first frame), speed/10 mps, yaw rate [rad/s]
 CAMERA_SIZE = 16  # fx/W, fy/H, cx/W, cy/H, then the 3x4 rows of camera_to_ego with its translation in units of 10 m
 PAD_TOKEN = 0  # text id that stands for nothing
-_PER_FRAME = (
-    "waypoints_BTK", "times_BT", "layout_BTVCHW", "memory_BTVCHW", "memory_valid_BTV1HW",
-    "appearance_BTVCHW", "appearance_known_BTV1HW",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +46,7 @@ class DenoiseCondition:
 
     def frames(self, frames: slice) -> DenoiseCondition:
         """The same condition for a slice of the frames; times and waypoints keep their origin."""
-        return self._map(lambda name, tensor: tensor[:, frames] if name in _PER_FRAME else tensor)
+        return self._map(lambda name, tensor: tensor[:, frames] if "_BT" in name else tensor)
 
     def without(self, *inputs: str) -> DenoiseCondition:
         """The same condition with some of "text", "waypoints", "layout", "memory", "appearance" switched off."""

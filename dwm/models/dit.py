@@ -151,8 +151,7 @@ class MultiViewDiT(nn.Module):
         It plays the part of EDM's preconditioning (Karras et al., 2022), with the carried memory as the prior's mean: pure
         noise leaves the memory, a nearly clean frame leaves itself, and the network only learns what is between.
         """
-        alone, carried = self.prior_log_variance.exp()[:, :, None, None]
-        variance = carried * valid + alone * (1 - valid)
+        variance = self._variance(valid)
         t = levels_BT[:, :, None, None, None, None]
         total = (t.square() * variance + (1 - t).square()).clamp_min(1e-8)
         guess = prior + t * variance / total * (latents - t * prior)
@@ -161,9 +160,12 @@ class MultiViewDiT(nn.Module):
     def spread_at_noise(self, pixels_ICHW: Tensor) -> Tensor:
         """What the learned change is multiplied by at level 0 [I, C, h, w], for pixels as ``_pixels`` stacks them."""
         c = self.config.latent_channels
-        valid = pixels_ICHW[:, 2 * c : 2 * c + 1]
+        return self._variance(pixels_ICHW[:, 2 * c : 2 * c + 1]).sqrt()
+
+    def _variance(self, valid: Tensor) -> Tensor:
+        """The prior's, per channel, for the share [..., 1, h, w] that the memory covers."""
         alone, carried = self.prior_log_variance.exp()[:, :, None, None]
-        return (carried * valid + alone * (1 - valid)).sqrt()
+        return carried * valid + alone * (1 - valid)
 
     def _pixels(self, latents: Tensor, levels_BT: Tensor, dense: list[Tensor], condition: DenoiseCondition) -> Tensor:
         """Everything known per latent pixel [I, C', h, w]; ``dense`` is memory, its share, appearance, its share."""

@@ -100,6 +100,7 @@ def fit(task: Task, config: LoopConfig, *, progress: bool = False) -> Path:
         save_checkpoint(state, out / "checkpoint.pt")
         journal.close()
         export(task, state, out / "weights.safetensors", device)
+    crew.wait()
     return out / "weights.safetensors"
 
 

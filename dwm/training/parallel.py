@@ -35,6 +35,10 @@ class Crew:
         dist.all_reduce(wishes, dist.ReduceOp.MAX)
         return bool(wishes[0]), float(wishes[1])
 
+    def wait(self) -> None:
+        """Until everyone has come this far."""
+        self.agree(stop=True, elapsed_s=0.0)
+
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Mean over the crew; a parameter that a process did not use counts as zero there."""
         if self.size == 1:

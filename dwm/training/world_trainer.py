@@ -66,7 +66,7 @@ def _draw_levels(generator: torch.Generator, leading: int, frames: int, config: 
     """Levels [T] of one clip."""
     anchored, order, dirtied = torch.rand(3, generator=generator).tolist()
     given = (torch.arange(frames) < leading)[None]
-    given[0, -1] |= anchored < config.anchor_share
+    given[0, -1] |= anchored < config.anchor_share and leading < frames - 1  # something is left to learn
     kind = "shared"
     if order < config.progressive_share:
         kind = "progressive"

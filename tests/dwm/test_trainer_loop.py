@@ -240,3 +240,11 @@ def test_a_thinned_clip_keeps_what_is_given_and_some_of_the_rest_in_order():
         assert torch.equal(thin.cameras_VK, clip.cameras_VK)
     assert seen == {2, 3}
     assert clip.thinned(4, rng) is clip
+
+
+def test_an_anchor_never_leaves_a_clip_with_nothing_to_learn():
+    config = WorldTraining(anchor_share=1.0, dirty_condition_share=0.0)
+    for seed in range(20):
+        levels = draw(torch.Generator().manual_seed(seed), torch.tensor([2, 1]), 3, config).levels_BT
+        assert (levels < 1).any(dim=1).all()
+        assert levels[1, -1] == 1  # where a frame is left between, the last one is given too

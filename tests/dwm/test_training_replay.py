@@ -91,7 +91,9 @@ def test_finished_drives_are_left_alone(made, monkeypatch):
     world = WorldModel(codec=codec, denoiser=fading, device=torch.device("cpu"))
     monkeypatch.setattr(WorldModel, "load", staticmethod(lambda *_: world))
     monkeypatch.setattr(module, "open_town", lambda *_: pytest.fail("a town was built"))
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in Path(config.out).iterdir()}
     module.replay(config, progress=False)
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in Path(config.out).iterdir()} == before
 
 
 def test_held_out_towns_are_refused(tmp_path):
