@@ -1,80 +1,106 @@
-"""What each kind of surface looked like in the log: a small palette that holds a minute's colours in place.
+"""What the log's first frame looked like, laid over every later frame's layout.
 
-The layout says what every latent pixel shows (road, walkway, wall, sky, ...). The mean latent of each kind in one true
-frame, painted over the layout of any later frame, tells the model the street's colours and light where no memory
-reaches, and however worn the memory has become.
+The layout says what each pixel shows; the frame says how such things look in this street (``looks``). So new ground, new
+fronts and new cars have a look where no memory reaches, and it stays the same for a minute.
 
-Shapes: V views, C latent channels, K kinds, h w latent pixels, L layout channels, H W layout pixels.
+Shapes: V views, H W rays of a layout, P pixels of one kind of surface.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from dwm.conditioning.layout import LAYOUT_CHANNELS
-from dwm.scenes.types import DETECTION_CLASSES
+from dwm.conditioning.frontage import Frontage
+from dwm.conditioning.layout import LAYOUT_CHANNELS, Layout
+from dwm.conditioning.looks import BoxLook, FrontLook, GroundLook, Kerb, SkyLook
+from dwm.scenes.types import MAP_LAYERS, SceneMap
 
-SURFACES = (
-    "near_road", "far_road", "crossing", "walkway", "near_ground", "far_ground", "near_wall", "far_wall", "sky", "box",
-)  # fmt: skip
-_FAR_NEARNESS, _NEAR_NEARNESS = 0.1, 0.4  # 72 m and 12 m: see "nearness" in dwm.conditioning.layout
-_LEAST_CELLS = 3.0  # latent pixels of a kind that must be there for its colour to count
+_HORIZON_M = 90.0  # an imagined wall farther away is the end of sight, not a front
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Palette:
-    """Colours of one true frame, all cameras together."""
+class View:
+    """A layout with what is known about its boxes."""
 
-    latents_KC: Tensor  # mean latent of each kind in SURFACES, 0 where the frame has none of it
-    seen_K: Tensor  # 1 where the frame has enough of a kind, else 0
-
-
-def surface_shares(layout_LHW: Tensor, rows: int, cols: int) -> Tensor:
-    """Share of each kind in every latent pixel [..., K, rows, cols] of layout maps [..., L, H, W]."""
-
-    def layer(name: str) -> Tensor:
-        return layout_LHW[..., LAYOUT_CHANNELS.index(name), :, :]
-
-    first = LAYOUT_CHANNELS.index(DETECTION_CLASSES[0])
-    box = layout_LHW[..., first : first + len(DETECTION_CLASSES), :, :].sum(-3)
-    ground, wall, crossing = layer("is_ground"), layer("is_wall"), layer("ped_crossing")
-    road = (layer("drivable") - crossing).clamp_min(0)
-    walkway = torch.minimum(layer("walkway"), (ground - road - crossing).clamp_min(0))
-    bare = (ground - road - crossing - walkway).clamp_min(0)
-    far = ((_NEAR_NEARNESS - layer("nearness")) / (_NEAR_NEARNESS - _FAR_NEARNESS)).clamp(0, 1)
-    sky = (1 - ground - wall - box).clamp_min(0)
-    kinds = [
-        road * (1 - far),
-        road * far,
-        crossing,
-        walkway,
-        bare * (1 - far),
-        bare * far,
-        wall * (1 - far),
-        wall * far,
-        sky,
-        box,
-    ]
-    stack = torch.stack(kinds, dim=-3)
-    return F.adaptive_avg_pool2d(stack.reshape(-1, *stack.shape[-3:]), (rows, cols)).view(*stack.shape[:-2], rows, cols)
+    layout: Layout
+    tokens: tuple[str, ...]  # per box: which thing it is
+    classes: NDArray[np.int64]  # per box: index into DETECTION_CLASSES
 
 
-def pick_palette(latents_VCHW: Tensor, layout_VLHW: Tensor) -> Palette:
-    """The colours of one frame: latents [V, C, h, w] and their layout [V, L, H, W]."""
-    # Pixels of one kind alone count most: seams between kinds would mix their colours.
-    weight = surface_shares(layout_VLHW, *latents_VCHW.shape[-2:]).pow(4)
-    total = weight.sum(dim=(0, 2, 3))
-    seen = (total >= _LEAST_CELLS).to(latents_VCHW.dtype)
-    mean = torch.einsum("vkhw,vchw->kc", weight, latents_VCHW) / total.clamp_min(1e-6)[:, None]
-    return Palette(latents_KC=mean * seen[:, None], seen_K=seen)
+class Street:
+    """The map's part in appearance."""
+
+    def __init__(self, scene_map: SceneMap) -> None:
+        self.kerb, self.frontage = Kerb(scene_map), Frontage(scene_map)
 
 
-def paint(palette: Palette, layout_LHW: Tensor, rows: int, cols: int) -> tuple[Tensor, Tensor]:
-    """The palette over layouts [..., L, H, W]: latents [..., C, rows, cols], and the share [..., 1, rows, cols] that is known."""
-    shares = surface_shares(layout_LHW, rows, cols)
-    latents = torch.einsum("...khw,kc->...chw", shares, palette.latents_KC)
-    return latents, torch.einsum("...khw,k->...hw", shares, palette.seen_K)[..., None, :, :]
+class Appearance:
+    """The look of one true frame."""
+
+    def __init__(self, street: Street, view: View, images_V3HW: Tensor) -> None:
+        """``images`` [V, 3, H', W'] in [-1, 1] belong to ``view``, at any resolution."""
+        self._street, here = street, _Pixels(street, view)
+        height, width = view.layout.depth_VHW.shape[-2:]
+        colours = F.adaptive_avg_pool2d(images_V3HW.float(), (height, width)).permute(0, 2, 3, 1).cpu().numpy()
+        self._ground = GroundLook(*here.ground(), colours[here.is_ground])
+        self._sky = SkyLook(here.sky(), colours[here.is_sky])
+        self._fronts = FrontLook(*here.fronts(), here.depth_m[here.is_wall], colours[here.is_wall])
+        self._boxes = BoxLook(view.tokens, view.classes, *here.boxes(), colours[here.is_box])
+
+    def paint(self, view: View) -> tuple[Tensor, Tensor]:
+        """Images [V, 3, H, W] in [-1, 1] of another moment, and the share [V, 1, H, W] that the frame gave a look."""
+        there = _Pixels(self._street, view)
+        images, known = np.zeros((*there.depth_m.shape, 3), np.float32), np.zeros(there.depth_m.shape, np.float32)
+        for where, (colours, share) in (
+            (there.is_ground, self._ground.at(*there.ground())),
+            (there.is_sky, self._sky.at(there.sky())),
+            (there.is_wall, self._fronts.at(*there.fronts())),
+            (there.is_box, self._boxes.at(view.tokens, view.classes, *there.boxes())),
+        ):
+            images[where], known[where] = colours, share
+        device = view.layout.depth_VHW.device
+        return torch.from_numpy(images).to(device).permute(0, 3, 1, 2), torch.from_numpy(known).to(device)[:, None]
+
+
+class _Pixels:
+    """The pixels of a layout by kind of surface, each with its own coordinates."""
+
+    def __init__(self, street: Street, view: View) -> None:
+        self._street, layout = street, view.layout
+        self._fine, self._points = layout.fine_VHWC.cpu().numpy(), layout.points_VHW3.cpu().numpy()
+        self._edges, self._box = layout.edge_xy_VW2.cpu().numpy(), layout.box_VHW.cpu().numpy()
+        self.depth_m = layout.depth_VHW.cpu().numpy()
+        self.is_box, self.is_ground = self._box >= 0, self._of("is_ground") > 0
+        self.is_wall = (self._of("is_wall") > 0) & (self.depth_m < _HORIZON_M)
+        self.is_sky = ~(self.is_box | self.is_ground | self.is_wall)
+
+    def ground(self) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.int64]]:
+        """Shares of the map's layers [P, L], nearness [P], bins of the distance from the road's edge [P]."""
+        layers = self._fine[self.is_ground][:, : len(MAP_LAYERS)]
+        kerb = self._street.kerb.bins(self._points[self.is_ground][:, :2])
+        return layers, self._of("nearness")[self.is_ground], kerb
+
+    def sky(self) -> NDArray[np.floating]:
+        """Tangent of the elevation [P], about: the horizon lies so far away that a camera's height is nothing."""
+        return self._points[self.is_sky][:, 2] / self.depth_m[self.is_sky]
+
+    def fronts(self) -> tuple[NDArray[np.int64], NDArray[np.floating], NDArray[np.floating]]:
+        """Outline [P], metres along it [P] and height in metres [P]."""
+        name, arc = self._street.frontage.locate(self._edges.reshape(-1, 2))
+        view, _, column = self.is_wall.nonzero()
+        at = view * self._edges.shape[1] + column
+        return name[at], arc[at], self._points[self.is_wall][:, 2]
+
+    def boxes(self) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
+        """Which box [P], and the part of it [P, 3] in [-1, 1]."""
+        first, last = LAYOUT_CHANNELS.index("part_x"), LAYOUT_CHANNELS.index("part_z")
+        return self._box[self.is_box], self._fine[self.is_box][:, first : last + 1]
+
+    def _of(self, name: str) -> NDArray[np.floating]:
+        return self._fine[..., LAYOUT_CHANNELS.index(name)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dwm.codec.interface import Codec
-from dwm.conditioning.appearance import Palette, paint, pick_palette
+from dwm.conditioning.appearance import Appearance, Street, View
 from dwm.conditioning.layout import Layout, LayoutBoxes, LayoutCaster
-from dwm.conditioning.reprojection import SourceFrame, reproject
+from dwm.conditioning.reprojection import SourceFrame, reproject, trace
 from dwm.geometry import invert, wrap_angle, yaw_from_rotation
 from dwm.models.conditioning import DenoiseCondition
 from dwm.scenario.types import Scenario
@@ -28,6 +28,7 @@ from dwm.scenes.types import DETECTION_CLASSES, Camera
 IMAGE_HEIGHT, IMAGE_WIDTH = 128, 224
 _CAST_HEIGHT, _CAST_WIDTH = IMAGE_HEIGHT // 2, IMAGE_WIDTH // 2
 _BOX_RANGE_M = 90.0
+_WEAR_PER_WINDOW = 0.95  # codec and model cost a little each time
 
 
 class ScenarioConditioner:
@@ -72,21 +73,51 @@ class ScenarioConditioner:
         rays[near] = torch.bincount(hit[hit >= 0].flatten(), minlength=len(near)).cpu().numpy()
         return rays
 
-    def memory(self, source: int, source_images_VCHW: Tensor, target: int) -> tuple[Tensor, Tensor]:
-        """A source frame [V, 3, H, W] in [-1, 1] carried to a target frame: images [V, 3, H, W], validity [V, 1, H/2, W/2]."""
-        old, new = self.visible_agents(source), self.visible_agents(target)
-        position = {int(agent): i for i, agent in enumerate(old)}
-        same = np.array([position.get(int(agent), -1) for agent in new], dtype=np.int64)
-        frame = SourceFrame(
-            images_SCHW=source_images_VCHW, cameras=self.cameras, ego_to_global=self.scenario.ego_to_global[source],
-            layout=self.layout(source), boxes=self.boxes(source),
-        )  # fmt: skip
-        images, valid = reproject(frame, self.layout(target), self.boxes(target), same)
-        return images, valid
+    def memory(
+        self, source: int, source_images_VCHW: Tensor, target: int, sharpness_VHW: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """A source frame [V, 3, H, W] in [-1, 1] carried to a target frame: images [V, 3, H, W], validity [V, 1, H/2, W/2].
 
-    def palette(self, frame: int, latents_VCHW: Tensor) -> Palette:
-        """The colours of a true frame's kinds of surface, from its latents [V, C, h, w]."""
-        return pick_palette(latents_VCHW, self.layout(frame).maps_VCHW)
+        ``sharpness`` [V, H/2, W/2] is the source's (``reprojection.Trace``).
+        """
+        frame = self._source(source, source_images_VCHW, sharpness_VHW)
+        return reproject(frame, self.layout(target), self.boxes(target), self._same_boxes(source, target))
+
+    def sharpness(self, source: int, source_images_VCHW: Tensor, target: int, sharpness_VHW: Tensor | None) -> Tensor:
+        """How sharp a target made from a source is [V, H/2, W/2]: what was carried wears, what was painted is new."""
+        frame = self._source(source, source_images_VCHW, sharpness_VHW)
+        found = trace(frame, self.layout(target), self.boxes(target), self._same_boxes(source, target))
+        return torch.where(found.valid_VHW, found.sharpness_VHW * _WEAR_PER_WINDOW, 1.0)
+
+    def _source(self, frame: int, images_VCHW: Tensor, sharpness_VHW: Tensor | None) -> SourceFrame:
+        return SourceFrame(
+            images_SCHW=images_VCHW, cameras=self.cameras, ego_to_global=self.scenario.ego_to_global[frame],
+            layout=self.layout(frame), boxes=self.boxes(frame), sharpness_SHW=sharpness_VHW,
+        )  # fmt: skip
+
+    def _same_boxes(self, source: int, target: int) -> NDArray[np.int64]:
+        """For each box drawn in the target, its index among the source's, -1 when it was not there."""
+        position = {int(agent): i for i, agent in enumerate(self.visible_agents(source))}
+        return np.array([position.get(int(agent), -1) for agent in self.visible_agents(target)], dtype=np.int64)
+
+    @cached_property
+    def _street(self) -> Street:
+        return Street(self.scenario.scene.map)
+
+    def _view(self, frame: int) -> View:
+        index = self.visible_agents(frame)
+        tokens = tuple(self.scenario.agents.instance_tokens[i] for i in index)
+        return View(layout=self.layout(frame), tokens=tokens, classes=self._classes[index])
+
+    def appearance(self, frame: int, images_V3HW: Tensor) -> Appearance:
+        """The look of a true frame [V, 3, H, W] in [-1, 1]."""
+        return Appearance(self._street, self._view(frame), images_V3HW)
+
+    def painted(self, appearance: Appearance, target: int) -> tuple[Tensor, Tensor]:
+        """A look laid over a frame: images [V, 3, H, W] in [-1, 1] and the share [V, 1, H/2, W/2] that it covers."""
+        images, known = appearance.paint(self._view(target))
+        size = (IMAGE_HEIGHT, IMAGE_WIDTH)
+        return F.interpolate(images, size=size, mode="bilinear", align_corners=False), known
 
     def window(
         self,
@@ -96,22 +127,21 @@ class ScenarioConditioner:
         codec: Codec,
         source: int | None = None,
         source_images_VCHW: Tensor | None = None,
-        palette: Palette | None = None,
+        source_sharpness_VHW: Tensor | None = None,
+        appearance: Appearance | None = None,
         layout: bool = True,
     ) -> DenoiseCondition:
         """The condition (batch of one) of a window of frames.
 
-        ``source`` is the frame whose images are carried along as memory; without it the memory is off. The ``palette``
-        is painted over the layout; without it, or without the layout, appearance is off.
+        ``source`` is the frame whose images are carried along as memory; without it the memory is off. The
+        ``appearance`` is laid over the layout; without it, or without the layout, it is off.
         """
         layouts = torch.stack([self.layout(f).maps_VCHW for f in frames]) if layout else None
         memory, valid, colours, known = None, None, None, None
-        if palette is not None and layouts is not None:
-            colours, known = paint(palette, layouts, IMAGE_HEIGHT // codec.downsample, IMAGE_WIDTH // codec.downsample)
+        if appearance is not None and layout:
+            colours, known = _encoded(codec, [self.painted(appearance, f) for f in frames])
         if source is not None and source_images_VCHW is not None:
-            carried = [self.memory(source, source_images_VCHW, f) for f in frames]
-            memory = torch.stack([codec.encode(images) for images, _ in carried])
-            valid = torch.stack([F.avg_pool2d(v, codec.downsample * _CAST_HEIGHT // IMAGE_HEIGHT) for _, v in carried])
+            memory, valid = _encoded(codec, [self.memory(source, source_images_VCHW, f, source_sharpness_VHW) for f in frames])
         on = torch.ones(1, dtype=torch.bool, device=self.device)
         return DenoiseCondition(
             waypoints_BTK=self.waypoints(frames)[None].to(self.device), cameras_BVK=camera_features(self.cameras)[None].to(self.device),
@@ -150,6 +180,13 @@ class ScenarioConditioner:
         """Seconds [T] since the window's first frame."""
         times = self.scenario.timestamps_us[np.asarray(frames)]
         return torch.from_numpy((times - times[0]) * 1e-6).float()
+
+
+def _encoded(codec: Codec, pictures: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Images with shares to latents [T, V, C, h, w] with shares [T, V, 1, h, w]."""
+    pool = codec.downsample * _CAST_HEIGHT // IMAGE_HEIGHT
+    latents = torch.stack([codec.encode(images) for images, _ in pictures])
+    return latents, torch.stack([F.avg_pool2d(share, pool) for _, share in pictures])
 
 
 def camera_features(cameras: Sequence[Camera]) -> Tensor:

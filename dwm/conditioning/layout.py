@@ -28,6 +28,7 @@ LAYOUT_CHANNELS = (
 )  # fmt: skip
 _RANGE_M = 150.0
 _WALL_SETBACK_M = 4.5
+_WALL_SUBSTEPS = 5
 _WALL_STEPS_M = np.concatenate([np.arange(2.0, 40.0, 1.0), np.arange(40.0, 110.0, 3.0)])
 
 
@@ -51,6 +52,8 @@ class Layout:
     points_VHW3: Tensor  # global position of what each pixel shows, metres; sky lies far away
     depth_VHW: Tensor  # z-depth in metres
     box_VHW: Tensor  # index of the box seen, -1 elsewhere
+    fine_VHWC: Tensor  # LAYOUT_CHANNELS for every ray
+    edge_xy_VW2: Tensor  # global position where each image column's wall begins: the end of roads and walkways, metres
 
 
 class LayoutCaster:
@@ -74,7 +77,7 @@ class LayoutCaster:
         intrinsics = torch.from_numpy(np.stack([c.intrinsics for c in small])).float().to(self.device)
         views = PinholeViews(camera_to_global, intrinsics, height, width)
         hits = cast(views, self._primitives(boxes), _RANGE_M)
-        wall = self._wall_depth(views)
+        wall, edge_xy = self._wall(views)
         depth = torch.where(hits.index_VHW == SKY, torch.full_like(hits.distance_VHW, _RANGE_M), hits.distance_VHW)
         is_wall = (wall < depth) & (hits.index_VHW < 0)
         depth = torch.where(is_wall, wall, depth)
@@ -83,7 +86,7 @@ class LayoutCaster:
         maps = self._maps(views, points, depth, is_ground, is_wall, hits.index_VHW, boxes)
         return Layout(
             maps_VCHW=F.avg_pool2d(rearrange(maps, "v h w c -> v c h w"), 2),
-            points_VHW3=points, depth_VHW=depth, box_VHW=hits.index_VHW.clamp(min=-1),
+            points_VHW3=points, depth_VHW=depth, box_VHW=hits.index_VHW.clamp(min=-1), fine_VHWC=maps, edge_xy_VW2=edge_xy,
         )  # fmt: skip
 
     def _primitives(self, boxes: LayoutBoxes) -> Primitives:
@@ -95,23 +98,35 @@ class LayoutCaster:
             ellipsoid_N=torch.zeros(len(boxes.classes), dtype=torch.bool, device=self.device),
         )
 
-    def _wall_depth(self, views: PinholeViews) -> Tensor:
-        """z-depth [V, H, W] of the imagined wall: constant along an image column of an upright camera."""
+    def _wall(self, views: PinholeViews) -> tuple[Tensor, Tensor]:
+        """z-depth [V, H, W] of the imagined wall, constant along an image column of an upright camera, and where the open
+        ground before it ends [V, W, 2]."""
         middle = views.directions_VHW3[:, views.height // 2]  # [V, W, 3]
         planar = middle[..., :2].norm(dim=-1, keepdim=True)
+        origin, heading = views.origins_V3[:, None, None, :2], (middle[..., :2] / planar)[:, :, None]
         steps = torch.from_numpy(_WALL_STEPS_M).float().to(self.device)
-        xy = views.origins_V3[:, None, None, :2] + (middle[..., :2] / planar)[:, :, None] * steps[None, None, :, None]
-        flat = xy.reshape(-1, 2)
-        layers = self._layers.sample(flat[:, 0], flat[:, 1], torch.full_like(flat[:, 0], 1.6))
-        open_ = (layers[:, MAP_LAYERS.index("drivable")] > 0.5) | (layers[:, MAP_LAYERS.index("walkway")] > 0.5)
-        blocked = ~open_.view(*xy.shape[:3])
+        blocked = ~self._open(origin + heading * steps[:, None])
         # Before the first open stretch the camera may itself stand off the road: start counting there.
         entered = (~blocked).cumsum(-1) > 0
-        first = torch.where((blocked & entered).any(-1), (blocked & entered).int().argmax(-1), len(steps) - 1)
-        distance = steps[first] + _WALL_SETBACK_M
+        ends = blocked & entered
+        first = torch.where(ends.any(-1), ends.int().argmax(-1), len(steps) - 1)
+        # The step before was open: look between the two.
+        before, after = steps[(first - 1).clamp(min=0)], steps[first]
+        between = torch.linspace(0, 1, _WALL_SUBSTEPS + 1, device=self.device)[1:]
+        finer = before[..., None] + (after - before)[..., None] * between
+        closed = ~self._open(origin + heading * finer[..., None])
+        distance = torch.where(closed.any(-1), finer.gather(-1, closed.int().argmax(-1, keepdim=True))[..., 0], after)
+        edge_xy = (origin + heading * distance[..., None, None])[:, :, 0]
         # Never entered: open country, no wall before the end of sight.
-        distance = torch.where(entered.any(-1), distance, torch.full_like(distance, _RANGE_M))
-        return (distance / planar[..., 0])[:, None].expand(-1, views.height, -1)
+        distance = torch.where(entered.any(-1), distance + _WALL_SETBACK_M, torch.full_like(distance, _RANGE_M))
+        return (distance / planar[..., 0])[:, None].expand(-1, views.height, -1), edge_xy
+
+    def _open(self, xy: Tensor) -> Tensor:
+        """Whether points [..., 2] lie on a road or a walkway."""
+        flat = xy.reshape(-1, 2)
+        layers = self._layers.sample(flat[:, 0], flat[:, 1], torch.full_like(flat[:, 0], 1.6))
+        on = (layers[:, MAP_LAYERS.index("drivable")] > 0.5) | (layers[:, MAP_LAYERS.index("walkway")] > 0.5)
+        return on.view(xy.shape[:-1])
 
     def _maps(
         self,

@@ -1,7 +1,7 @@
 """Carries an earlier frame along the commanded path: each target pixel asks where it was in the source frame.
 
 Backward warping with the layout's depth. Pixels on a box move with their box; what the source cameras did not see, or
-saw hidden behind something else, is marked invalid. This is the memory mode ``past``: it uses the source frame only.
+saw hidden behind something else, or saw so small that it would be a blur here, is marked invalid. This is the memory mode ``past``: it uses the source frame only.
 
 Shapes: S source views, V target views, H W layout pixels, P = V*H*W.
 """
@@ -21,6 +21,8 @@ from dwm.geometry import invert
 from dwm.scenes.types import Camera
 
 _NEAR_M = 0.3
+# What has been enlarged more than this is better painted anew than carried on.
+LEAST_SHARPNESS = 0.4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,17 @@ class SourceFrame:
     ego_to_global: NDArray[np.float64]  # [4, 4]
     layout: Layout
     boxes: LayoutBoxes
+    sharpness_SHW: Tensor | None = None  # see ``Trace``, of this frame's own pixels; None: sharp throughout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """Where in the source frame each pixel of a target is."""
+
+    view_VHW: Tensor  # source view
+    uv_VHW2: Tensor  # place in its image, which spans [-1, 1]
+    valid_VHW: Tensor  # bool: the source saw it, sharply enough to be of use
+    sharpness_VHW: Tensor  # true pixels per pixel, along a side, in [0, 1]: below 1 where the picture has been enlarged
 
 
 def reproject(
@@ -42,13 +55,27 @@ def reproject(
     H' W' is the source's resolution, h w the layout cast's. ``same_box`` [A] gives, for each target box, its index
     among the source's boxes, or -1 when it was not there.
     """
+    found = trace(source, target, target_boxes, same_box)
+    return _sample(source.images_SCHW, found.view_VHW, found.uv_VHW2), found.valid_VHW[:, None].float()
+
+
+def trace(source: SourceFrame, target: Layout, target_boxes: LayoutBoxes, same_box: NDArray[np.int64]) -> Trace:
+    """Where the target's pixels are in the source; arguments as for ``reproject``."""
     v, h, w, _ = target.points_VHW3.shape
     points, gone = _where_it_was(source, target, target_boxes, same_box)
     own_view = torch.arange(v, device=points.device).repeat_interleave(h * w)
-    view, uv, seen = _best_view(source, points, own_view)
-    valid = (seen & ~gone).view(v, 1, h, w)
-    images = _sample(source.images_SCHW, view.view(v, h, w), uv.view(v, h, w, 2))
-    return images, valid.float()
+    view, uv, depth, seen = _best_view(source, points, own_view)
+    focal = torch.tensor([c.resized(w, h).intrinsics[0, 0] for c in source.cameras], device=points.device).float()
+    reduced = (target.depth_VHW.flatten() / focal[own_view]) / (depth / focal[view]).clamp(min=1e-6)
+    sharpness = reduced.clamp(max=1.0)
+    if source.sharpness_SHW is not None:
+        column, row = _cells(uv, w, h)
+        sharpness = sharpness * source.sharpness_SHW[view, row, column]
+    valid = seen & ~gone & (sharpness >= LEAST_SHARPNESS)
+    return Trace(
+        view_VHW=view.view(v, h, w), uv_VHW2=uv.view(v, h, w, 2), valid_VHW=valid.view(v, h, w),
+        sharpness_VHW=sharpness.view(v, h, w),
+    )  # fmt: skip
 
 
 def _where_it_was(
@@ -78,28 +105,37 @@ def _where_it_was(
     return points, gone
 
 
-def _best_view(source: SourceFrame, points: Tensor, own_view: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """For each point: the source view to take it from [P], its position there in [-1, 1] [P, 2], whether it is seen [P].
+def _best_view(source: SourceFrame, points: Tensor, own_view: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """For each point: the source view to take it from [P], its position there in [-1, 1] [P, 2], its z-depth [P], and
+    whether it is seen [P].
 
     Seen before hidden, then the point's own camera before the others, then the view that has it nearest to the middle.
     """
     best_score = torch.full((len(points),), -torch.inf, device=points.device)
     best_view = torch.zeros(len(points), dtype=torch.long, device=points.device)
     best_uv = torch.zeros(len(points), 2, device=points.device)
+    best_depth = torch.ones(len(points), device=points.device)
     seen = torch.zeros(len(points), dtype=torch.bool, device=points.device)
     _, h, w = source.layout.depth_VHW.shape
     for s, camera in enumerate(source.cameras):
         uv, depth = _look(camera, source.ego_to_global, points)
         margin = torch.where(depth > _NEAR_M, 1 - uv.abs().amax(-1), -torch.inf)
-        column, row = (((uv[:, i] + 1) / 2 * n).long().clamp(0, n - 1) for i, n in ((0, w), (1, h)))
+        column, row = _cells(uv, w, h)
         visible = (margin > 0) & (depth < source.layout.depth_VHW[s, row, column] * 1.15 + 0.8)
         score = margin.clamp(min=-1e6) + 4.0 * visible + 2.0 * ((own_view == s) & (margin > 0))
         better = score > best_score
         best_score = torch.where(better, score, best_score)
         best_view = torch.where(better, s, best_view)
         best_uv = torch.where(better[:, None], uv, best_uv)
+        best_depth = torch.where(better, depth, best_depth)
         seen = torch.where(better, visible, seen)
-    return best_view, best_uv, seen
+    return best_view, best_uv, best_depth, seen
+
+
+def _cells(uv: Tensor, width: int, height: int) -> tuple[Tensor, Tensor]:
+    """Columns and rows of positions [P, 2] in [-1, 1]."""
+    column, row = (((uv[:, i] + 1) / 2 * n).long().clamp(0, n - 1) for i, n in ((0, width), (1, height)))
+    return column, row
 
 
 def _look(camera: Camera, ego_to_global: NDArray[np.float64], points: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ class RolloutConfig:
     guidance: float = 1.0  # classifier-free guidance scale; 1 is off
     layout: bool = True  # condition on projected boxes and map lines
     memory: str = "past"  # past | none: re-project earlier frames along the new path
-    appearance: bool = True  # paint the first frame's colours over the layout; needs the layout
+    appearance: bool = True  # lay the first frame's look over the layout; needs the layout
     progressive_omega: float = 0.0  # temporal progressive denoising (MiLA eq. 13-14) [rad], 0 is off
     anchor_fps: float = 2.0  # coarse_to_refine: rate of the anchor frames [Hz]
     anchor_error: float = 0.2  # coarse_to_refine: alpha_1, the noise that predicted anchors are taken to carry (MiLA eq. 8)

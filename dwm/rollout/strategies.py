@@ -16,7 +16,7 @@ from torch import Tensor
 from dwm.conditioning.build import ScenarioConditioner
 from dwm.errors import InputError
 from dwm.rollout.config import RolloutConfig
-from dwm.rollout.window import Given, Session, denoise_window
+from dwm.rollout.window import Given, Session, advance, denoise_window
 from dwm.rollout.world_model import WorldModel
 
 
@@ -43,8 +43,8 @@ def roll_out(
     with torch.inference_mode():
         images = first_images_V3HW.to(world.device)
         first = Given(frame=0, latents_VCHW=world.codec.encode(images), images_V3HW=images)
-        palette = conditioner.palette(0, first.latents_VCHW) if config.appearance else None
-    return strategy(Session(world=world, conditioner=conditioner, palette=palette, config=config, seed=seed), first)
+        appearance = conditioner.appearance(0, images) if config.appearance else None
+    return strategy(Session(world=world, conditioner=conditioner, appearance=appearance, config=config, seed=seed), first)
 
 
 def _recurrent(session: Session, first: Given) -> Iterator[Chunk]:
@@ -80,8 +80,7 @@ def _anchors(session: Session, first: Given, stride: int) -> Iterator[tuple[int,
         frames = list(range(given.frame, total, stride))[: session.config.window_frames]
         latents = denoise_window(session, frames, fps=fps, given=[given], anchors={})
         yield from zip(frames[1:], latents[1:], strict=True)
-        last = latents[-1]
-        given = Given(frame=frames[-1], latents_VCHW=last, images_V3HW=session.world.decode(last[None])[0])
+        given = advance(session, frames[-1:], latents[-1:], session.world.decode(latents[-1:]), given)[0]
 
 
 def _advance(session: Session, frames: list[int], latents: Tensor, given: list[Given]) -> tuple[Chunk, list[Given]]:
@@ -89,9 +88,8 @@ def _advance(session: Session, frames: list[int], latents: Tensor, given: list[G
     fresh = len(given)
     with torch.inference_mode():
         images = session.world.decode(latents[fresh:])
-    made = [
-        Given(frame=f, latents_VCHW=z, images_V3HW=x) for f, z, x in zip(frames[fresh:], latents[fresh:], images, strict=True)
-    ]
+    kept = slice(-min(session.config.condition_frames, len(images)), None)
+    made = advance(session, frames[fresh:][kept], latents[fresh:][kept], images[kept], given[-1])
     return Chunk(first_frame=frames[fresh], images_NV3HW=images), [*given, *made][-session.config.condition_frames :]
 
 

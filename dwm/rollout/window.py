@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dwm.conditioning.appearance import Palette
+from dwm.conditioning.appearance import Appearance
 from dwm.conditioning.build import ScenarioConditioner
 from dwm.flow.correcting import renoise_anchors
 from dwm.flow.sampler import Start, denoise
@@ -28,6 +28,7 @@ class Given:
     frame: int
     latents_VCHW: Tensor
     images_V3HW: Tensor  # in [-1, 1]
+    sharpness_VHW: Tensor | None = None  # dwm.conditioning.reprojection.Trace; None: sharp throughout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +37,7 @@ class Session:
 
     world: WorldModel
     conditioner: ScenarioConditioner
-    palette: Palette | None  # of the true first frame
+    appearance: Appearance | None  # of the true first frame
     config: RolloutConfig
     seed: int
 
@@ -45,6 +46,17 @@ def window_generator(seed: int, frames: Sequence[int]) -> torch.Generator:
     """The noise of a window depends on the clip's seed and the frames alone, so a roll-out can go on anywhere."""
     state = np.random.SeedSequence((seed, *frames)).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
+
+
+def advance(session: Session, frames: Sequence[int], latents: Tensor, images: Tensor, source: Given) -> list[Given]:
+    """New frames [N, V, C, h, w] as they can be given to a later window, made with ``source`` as the memory's."""
+    return [
+        Given(
+            frame=f, latents_VCHW=z, images_V3HW=x,
+            sharpness_VHW=session.conditioner.sharpness(source.frame, source.images_V3HW, f, source.sharpness_VHW),
+        )
+        for f, z, x in zip(frames, latents, images, strict=True)
+    ]  # fmt: skip
 
 
 @torch.inference_mode()
@@ -70,8 +82,9 @@ def denoise_window(
             rough[0, i] = renoise_anchors(anchors[frame], noise[0, i], alpha_1=config.anchor_error, total=config.anchor_noise)
     past = config.memory == "past"
     condition = session.conditioner.window(
-        frames, fps=fps, codec=world.codec, layout=config.layout, palette=session.palette,
+        frames, fps=fps, codec=world.codec, layout=config.layout, appearance=session.appearance,
         source=given[-1].frame if past else None, source_images_VCHW=given[-1].images_V3HW if past else None,
+        source_sharpness_VHW=given[-1].sharpness_VHW,
     )  # fmt: skip
     return denoise(
         world.denoiser, noise, clean, mask, condition, config.steps, config.guidance,

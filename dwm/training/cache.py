@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dwm.codec.interface import Codec
-from dwm.conditioning.appearance import Palette
+from dwm.conditioning.appearance import Appearance
 from dwm.conditioning.build import ScenarioConditioner, camera_features, images_to_tensor
 from dwm.errors import InputError
+from dwm.rollout.window import Given
 from dwm.scenes.prompts import tokenize
 from dwm.scenes.proving_ground.city import FIRST_HELD_OUT_TOWN
 from dwm.training.clips import TrainingClip
@@ -90,9 +92,8 @@ def encode_clips(config: ClipsConfig, codec: Codec, progress: bool = True) -> Pa
     town: Town | None = None
     for path in tqdm(records, desc="encoding clips", disable=None if progress else True):
         record = json.loads(path.with_suffix(".json").read_text())
-        windows = [
-            (fps, run[i : i + WINDOW_FRAMES]) for fps, run in record["runs"] for i in _starts(len(run), config.window_step)
-        ]
+        chance = np.random.default_rng((record["town"], record["drive"], 2))
+        windows = [window for fps, run in record["runs"] for window in _windows(fps, run, config.window_step, chance)]
         names = [out / f"{path.stem.replace('drive', 'clip')}-{i:02d}.pt" for i in range(len(windows))]
         if all(name.exists() for name in names):
             continue
@@ -100,41 +101,60 @@ def encode_clips(config: ClipsConfig, codec: Codec, progress: bool = True) -> Pa
             town = open_town(record["town"], render=False)
         scenario, _ = drive(town, record["drive"])
         conditioner = ScenarioConditioner(scenario, pick_device(config.device))
-        latents = _encode_images(np.load(path, mmap_mode="r"), record["frames"], codec, conditioner.device)
-        # A roll-out's colours come from its first frame, which may be a minute old: here from anywhere in the drive.
-        chance = np.random.default_rng((record["town"], record["drive"], 2))
-        colour_frames = [int(chance.choice([frames[0], chance.choice(record["frames"])])) for _, frames in windows]
-        for name, (fps, frames), colour_frame in zip(names, windows, colour_frames, strict=True):
+        images = _images(np.load(path, mmap_mode="r"), record["frames"], conditioner.device)
+        latents = {frame: codec.encode(image) for frame, image in images.items()}
+        for name, window in zip(names, windows, strict=True):
             if not name.exists():
-                given = 1 + int(name.stem[-1]) % 2
-                palette = conditioner.palette(colour_frame, latents[colour_frame])
-                source = codec.decode(latents[frames[given - 1]])
-                video = torch.stack([latents[f] for f in frames])
-                save_clip(encode_window(conditioner, codec, video, frames, fps, given, source, palette), name)
+                appearance = conditioner.appearance(window.look, images[window.look])
+                last = window.frames[window.given - 1]
+                source = Given(frame=last, latents_VCHW=latents[last], images_V3HW=codec.decode(latents[last]))
+                video = torch.stack([latents[f] for f in window.frames])
+                clip = encode_window(conditioner, codec, video, window.frames, window.fps, source, window.given, appearance)
+                save_clip(clip, name)
     return out
 
 
-def _starts(length: int, step: int) -> range:
-    return range(0, length - WINDOW_FRAMES + 1, step)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Window:
+    fps: int
+    frames: list[int]
+    given: int  # leading frames that are given
+    look: int  # the frame that appearance is taken from
 
 
-def _encode_images(images: NDArray[np.uint8], frames: list[int], codec: Codec, device: torch.device) -> dict[int, Tensor]:
-    """Latents [V, C, h, w] of every filmed frame of a drive."""
+def _windows(fps: int, run: list[int], step: int, chance: np.random.Generator) -> list[_Window]:
+    """Windows of a filmed stretch: each from some frame to the stretch's end, some frames between left out.
+
+    Appearance comes from anywhere in the stretch, so that it mostly shows the very place, and the model learns to trust
+    it; in a roll-out it trusts what was laid there from elsewhere.
+    """
+    windows = []
+    for i, start in enumerate(range(0, len(run) - WINDOW_FRAMES + 1, step)):
+        given = 1 + i % 2
+        between = chance.choice(np.arange(start + given, len(run) - 1), WINDOW_FRAMES - given - 1, replace=False)
+        kept = [*range(start, start + given), *np.sort(between).tolist(), len(run) - 1]
+        windows.append(_Window(fps=fps, frames=[run[k] for k in kept], given=given, look=int(chance.choice(run[start:]))))
+    return windows
+
+
+def _images(images: NDArray[np.uint8], frames: list[int], device: torch.device) -> dict[int, Tensor]:
+    """Pictures [V, 3, H, W] in [-1, 1] of every filmed frame of a drive."""
     views = images.reshape(len(frames), -1, *images.shape[1:])
-    return {f: codec.encode(images_to_tensor(np.array(view), device)) for f, view in zip(frames, views, strict=True)}
+    return {f: images_to_tensor(np.array(view), device) for f, view in zip(frames, views, strict=True)}
 
 
 def encode_window(
-    conditioner: ScenarioConditioner, codec: Codec, latents_TVCHW: Tensor, frames: list[int], fps: int, given: int,
-    source_images_V3HW: Tensor, palette: Palette,
+    conditioner: ScenarioConditioner, codec: Codec, latents_TVCHW: Tensor, frames: list[int], fps: int, source: Given,
+    given: int, appearance: Appearance,
 ) -> dict[str, Tensor | float | int]:  # fmt: skip
     """One training clip as tensors: true latents of ``frames``, and what the model is told about them.
 
-    The memory is ``source_images``, standing for frame ``given - 1`` of the window, carried along.
+    The memory is ``source``, the last of the ``given`` leading frames, carried along.
     """
     condition = conditioner.window(
-        frames, fps=fps, codec=codec, source=frames[given - 1], source_images_VCHW=source_images_V3HW, palette=palette
-    )
+        frames, fps=fps, codec=codec, source=source.frame, source_images_VCHW=source.images_V3HW,
+        source_sharpness_VHW=source.sharpness_VHW, appearance=appearance,
+    )  # fmt: skip
     dense = {
         "memory": condition.memory_BTVCHW, "memory_valid": condition.memory_valid_BTV1HW,
         "appearance": condition.appearance_BTVCHW, "appearance_known": condition.appearance_known_BTV1HW,

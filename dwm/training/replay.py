@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from dwm.conditioning.build import ScenarioConditioner, images_to_tensor
 from dwm.rollout.config import RolloutConfig
-from dwm.rollout.window import Given, Session, denoise_window
+from dwm.rollout.window import Given, Session, advance, denoise_window
 from dwm.rollout.world_model import WorldModel
 from dwm.scenario.types import Scenario
 from dwm.training.cache import WARMUP_FRAMES, WINDOW_FRAMES, check_towns, encode_window, save_clip
@@ -55,28 +55,30 @@ def _windows(
 ) -> Iterator[dict[str, Tensor | float | int]]:
     """The clips of one roll-out, in order; each goes on from the last frame the model made in the one before.
 
-    A clip shows a window's first frame, its last, and some between: what a window costs to render and to learn from.
+    A clip shows a window's first frame, its last, and some between: what a window costs to render and to learn from. Its
+    appearance is a true one of that window (see ``cache``); the roll-out's own is the drive's first frame's.
     """
     hop = RolloutConfig().window_frames - 1
     start = int(rng.integers(WARMUP_FRAMES, len(scenario.timestamps_us) - hop * config.windows))
 
     def truth(frames: list[int]) -> Tensor:
-        images = images_to_tensor(render_frames(town, scenario, weather, np.array(frames)), world.device)
-        return torch.stack([world.codec.encode(frame) for frame in images])
+        return images_to_tensor(render_frames(town, scenario, weather, np.array(frames)), world.device)
 
     conditioner = ScenarioConditioner(scenario, world.device)
-    first = truth([start])
+    first = truth([start])[0]
     session = Session(
-        world=world, conditioner=conditioner, palette=conditioner.palette(start, first[0]),
+        world=world, conditioner=conditioner, appearance=conditioner.appearance(start, first),
         config=RolloutConfig(), seed=int(rng.integers(2**31)),
     )  # fmt: skip
-    given = Given(frame=start, latents_VCHW=first[0], images_V3HW=world.decode(first)[0])
+    latents = world.codec.encode(first)
+    given = Given(frame=start, latents_VCHW=latents, images_V3HW=world.decode(latents[None])[0])
     for _ in range(config.windows):
         between = rng.choice(np.arange(1, hop), WINDOW_FRAMES - 2, replace=False)
         frames = [given.frame + int(i) for i in (0, *np.sort(between), hop)]
-        latents = torch.cat([given.latents_VCHW[None], truth(frames[1:])])
-        assert session.palette is not None
-        fps = round(scenario.fps)
-        yield encode_window(conditioner, world.codec, latents, frames, fps, 1, given.images_V3HW, session.palette)
-        made = denoise_window(session, frames, fps=scenario.fps, given=[given], anchors={})[-1:]
-        given = Given(frame=frames[-1], latents_VCHW=made[0], images_V3HW=world.decode(made)[0])
+        images = truth(frames[1:])
+        latents = torch.stack([given.latents_VCHW, *(world.codec.encode(image) for image in images)])
+        shown = int(rng.integers(len(images)))
+        look = conditioner.appearance(frames[1 + shown], images[shown])
+        yield encode_window(conditioner, world.codec, latents, frames, round(scenario.fps), given, 1, look)
+        made = denoise_window(session, frames, fps=scenario.fps, given=[given], anchors={})
+        given = advance(session, frames[-1:], made[-1:], world.decode(made[-1:]), given)[0]

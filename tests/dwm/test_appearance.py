@@ -1,100 +1,202 @@
-"""The palette: kinds of surface read off the layout, their colours off one frame, painted over another."""
+"""The first frame's look on a straight street: what was seen stays in place, what was not takes after it."""
 
+from __future__ import annotations
+
+import numpy as np
 import pytest
 import torch
+from scipy.spatial import KDTree
+from torch import Tensor
 
-from dwm.conditioning.appearance import SURFACES, Palette, paint, pick_palette, surface_shares
-from dwm.conditioning.layout import LAYOUT_CHANNELS
+from dwm.conditioning.appearance import Appearance, Street, View
+from dwm.conditioning.frontage import Frontage
+from dwm.conditioning.layout import LAYOUT_CHANNELS, LayoutBoxes, LayoutCaster
+from dwm.conditioning.looks import mirrored
+from dwm.geometry import transform_from_xy_yaw
+from dwm.scenes.proving_ground.rig import make_rig
+from dwm.scenes.types import DETECTION_CLASSES, SceneMap
 
-H, W = 8, 12  # layout pixels; latents have half
-
-
-def layout(**layers: torch.Tensor | float) -> torch.Tensor:
-    """Layout maps [1, L, H, W] with the named layers set; a row's worth [H] or a number spreads over the picture."""
-    maps = torch.zeros(1, len(LAYOUT_CHANNELS), H, W)
-    for name, value in layers.items():
-        maps[0, LAYOUT_CHANNELS.index(name)] = torch.as_tensor(value, dtype=torch.float32).reshape(-1, 1)
-    return maps
-
-
-def rows(*values: float) -> torch.Tensor:
-    return torch.tensor(values).repeat_interleave(H // len(values))
+CAMERAS = make_rig((128, 224))
+H, W = 64, 112
+COLOURS = {"road": -0.5, "divider": 0.9, "walkway": 0.3, "bare": -0.9}
+CAR, PEDESTRIAN = DETECTION_CLASSES.index("car"), DETECTION_CLASSES.index("pedestrian")
 
 
-def test_shares_of_the_kinds_add_up_to_one_wherever_the_layout_does():
-    maps = layout(
-        is_ground=rows(0, 0, 1, 1),
-        is_wall=rows(0, 1, 0, 0),
-        drivable=rows(0, 0, 0, 1),
-        walkway=rows(0, 0, 0.5, 0),
-        nearness=0.5,
+def straight_street() -> SceneMap:
+    """A road along x, y in [-4, 4], a line in its middle, walkways to +-7, nothing beyond."""
+    layers = np.zeros((4, 300, 3000), dtype=np.uint8)
+    layers[0, 130:170] = 1
+    layers[1, 149:151] = 1
+    layers[3, 115:130] = layers[3, 170:185] = 1
+    return SceneMap(layers=layers, origin_xy_m=np.array([-300.0, -30.0]), metres_per_pixel=0.2, lane_graph=None)
+
+
+def boxes_at(*places: tuple[float, float, int]) -> LayoutBoxes:
+    n = len(places)
+    centers = np.array([[x, y, 0.9] for x, y, _ in places]).reshape(n, 3)
+    return LayoutBoxes(
+        classes=np.array([kind for *_, kind in places], dtype=np.int64), centers_m=centers, sizes_wlh_m=np.tile([2.0, 4.0, 1.8], (n, 1)),
+        yaws_rad=np.zeros(n), speeds_mps=np.zeros(n), identities=np.zeros(n),
+    )  # fmt: skip
+
+
+class Town:
+    def __init__(self) -> None:
+        self.map = straight_street()
+        self.caster, self.street = LayoutCaster(self.map), Street(self.map)
+
+    def view(self, x: float, *boxes: tuple[float, float, int], tokens: tuple[str, ...] = (), yaw: float = 0.0) -> View:
+        pose = transform_from_xy_yaw(np.float64(x), np.float64(0.0), np.float64(yaw))
+        placed = boxes_at(*boxes)
+        return View(layout=self.caster.cast(CAMERAS, pose, placed, H, W), tokens=tokens, classes=placed.classes)
+
+
+@pytest.fixture(scope="module")
+def town() -> Town:
+    return Town()
+
+
+def layer(view: View, name: str) -> Tensor:
+    return view.layout.fine_VHWC[..., LAYOUT_CHANNELS.index(name)]
+
+
+def walls(view: View) -> Tensor:
+    return (layer(view, "is_wall") > 0) & (view.layout.depth_VHW < 90)
+
+
+def grey(view: View, default: float = 0.0) -> Tensor:
+    """Pictures [V, 3, H, W] of one grey."""
+    return torch.full((*view.layout.depth_VHW.shape[:1], 3, H, W), default)
+
+
+def fronts(view: View) -> Tensor:
+    """Pictures whose walls have a colour of the place in the world."""
+    images, points = grey(view), view.layout.points_VHW3
+    colour = torch.stack([torch.sin(points[..., 0] / 6), torch.cos(points[..., 0] / 9), points[..., 2] / 20], dim=1)
+    return torch.where(walls(view)[:, None], colour, images)
+
+
+def test_arc_lengths_grow_by_the_metres_walked_and_sides_have_their_own_names(town):
+    frontage = Frontage(town.map)
+    x = np.linspace(-200, 200, 81)
+    sides = [frontage.locate(np.stack([x, np.full(81, y)], -1)) for y in (7.0, -7.0)]
+    for _, arc in sides:
+        np.testing.assert_allclose(np.abs(np.diff(arc)), 5.0, atol=0.81)
+        assert abs(arc[-1] - arc[0]) == pytest.approx(400, abs=1.0)
+    # One outline runs round the street: the far side is nearly two street lengths on, never the same place.
+    assert np.abs(sides[0][1] - sides[1][1]).min() > 14
+
+
+def test_on_a_ring_arc_lengths_are_angles_times_the_radius():
+    y, x = np.mgrid[-60:60:0.2, -60:60:0.2]
+    radius = np.hypot(x, y)
+    layers = np.zeros((4, *radius.shape), dtype=np.uint8)
+    layers[0] = (radius > 30) & (radius < 40)
+    ring = Frontage(SceneMap(layers=layers, origin_xy_m=np.array([-60.0, -60.0]), metres_per_pixel=0.2, lane_graph=None))
+    angle = np.linspace(0.3, 1.2, 10)
+    for edge in (30.0, 40.0):
+        name, arc = ring.locate(edge * np.stack([np.cos(angle), np.sin(angle)], -1))
+        assert len(set(name.tolist())) == 1
+        np.testing.assert_allclose(abs(arc[-1] - arc[0]), edge * 0.9, rtol=0.05)
+    inner, outer = (ring.locate(np.array([[edge, 0.0]]))[0][0] for edge in (30.0, 40.0))
+    assert inner != outer
+
+
+def test_a_line_folds_back_and_forth():
+    np.testing.assert_allclose(mirrored(np.array([0.0, 3, 10, 12, 20, 23, -4]), 10.0), [0, 3, 10, 8, 0, 3, 4])
+
+
+def test_ground_takes_the_colours_of_its_kind_wherever_the_street_goes_on(town):
+    here, there = town.view(0.0), town.view(150.0)
+
+    def ground(view: View) -> Tensor:
+        road, divider, _, walkway = (layer(view, name) for name in ("drivable", "divider", "ped_crossing", "walkway"))
+        bare = (1 - road - walkway).clamp(min=0)
+        value = (road - divider) * COLOURS["road"] + divider * COLOURS["divider"] + walkway * COLOURS["walkway"]
+        value = value + bare * COLOURS["bare"]
+        return torch.where(layer(view, "is_ground") > 0, value, 0.0)[:, None].expand(-1, 3, -1, -1)
+
+    painted, known = Appearance(town.street, here, ground(here)).paint(there)
+    near = (layer(there, "is_ground") > 0) & (there.layout.depth_VHW < 12)
+    assert float(known[:, 0][near].min()) == pytest.approx(1.0, abs=1e-5)
+    error = (painted - ground(there)).abs()[:, 0][near]
+    assert float(error.mean()) < 0.03
+    line = near & (layer(there, "divider") > 0.9)
+    assert float(painted[:, 0][line].mean()) > 0.7
+
+
+def test_fronts_that_were_seen_keep_their_place_as_the_car_drives_on(town):
+    here, there = town.view(0.0), town.view(4.0)
+    painted, known = Appearance(town.street, here, fronts(here)).paint(there)
+    close = walls(there) & (there.layout.depth_VHW < 25)
+    assert close.sum() > 1000
+    assert float(known[:, 0][close].min()) == 1.0
+    wrong = (painted - fronts(there)).abs().mean(1)[close].mean()
+    unmoved = (fronts(here) - fronts(there)).abs().mean(1)[close & walls(here)].mean()
+    assert float(wrong) < 0.4 * float(unmoved)
+
+
+def test_fronts_that_were_not_seen_are_made_of_what_was_and_stay_on_their_wall(town):
+    here = town.view(0.0)
+    look = Appearance(town.street, here, fronts(here))
+    seen = KDTree(fronts(here).permute(0, 2, 3, 1)[walls(here)].numpy())
+    pairs = []
+    for x in (180.0, 181.5):
+        view = town.view(x)
+        painted, known = look.paint(view)
+        close = walls(view) & (view.layout.depth_VHW < 20)
+        assert float(known[:, 0][close].min()) == 1.0
+        colours = painted.permute(0, 2, 3, 1)[close].numpy()
+        assert np.quantile(seen.query(colours)[0], 0.9) < 0.1
+        pairs.append((view.layout.points_VHW3[close].numpy(), colours))
+    (places, first), (others, second) = pairs
+    away, match = KDTree(others).query(places)
+    same = away < 0.15
+    assert same.sum() > 300
+    assert np.abs(first - second[match])[same].mean() < 0.1
+    assert first.std(0)[0] > 0.1  # not one colour throughout
+
+
+def test_a_box_keeps_its_look_and_lends_it_to_its_like_but_not_to_strangers(town):
+    places = ((12.0, -2.0, CAR), (16.0, 2.5, CAR))
+    here = town.view(0.0, *places, tokens=("red", "blue"))
+    images = grey(here)
+    for index, channel in ((0, 0), (1, 2)):
+        images[:, channel][here.layout.box_VHW == index] = 1.0
+    look = Appearance(town.street, here, images)
+    there = town.view(
+        90.0, (103.0, 2.5, CAR), (100.0, -3.0, CAR), (98.0, 5.5, PEDESTRIAN), tokens=("red", "stranger", "walker")
     )
-    shares = surface_shares(maps, 4, 6)
-    assert shares.shape == (1, len(SURFACES), 4, 6)
-    torch.testing.assert_close(shares.sum(1), torch.ones(1, 4, 6))
-    by_row = {name: shares[0, i, :, 0].tolist() for i, name in enumerate(SURFACES)}
-    assert by_row["sky"] == [1, 0, 0, 0]
-    assert by_row["near_wall"] == [0, 1, 0, 0]
-    assert by_row["walkway"] == by_row["near_ground"] == [0, 0, 0.5, 0]
-    assert by_row["near_road"] == [0, 0, 0, 1]
+    painted, known = look.paint(there)
+    own, borrowed, none = (there.layout.box_VHW == i for i in range(3))
+    assert min(int(m.sum()) for m in (own, borrowed, none)) > 20
+    colours = painted.permute(0, 2, 3, 1)
+    np.testing.assert_allclose(colours[own].mean(0).numpy(), [1, 0, 0], atol=0.05)
+    assert sorted(colours[borrowed].mean(0).round().tolist()) == [0, 0, 1]
+    assert float(known[:, 0][borrowed].min()) == 1.0
+    assert float(known[:, 0][none].max()) == 0.0
 
 
-@pytest.mark.parametrize(("depth_m", "far"), [(5.0, 0.0), (12.0, 0.0), (32.0, 2 / 3), (72.0, 1.0), (150.0, 1.0)])
-def test_far_and_near_share_a_surface_by_its_depth(depth_m, far):
-    maps = layout(is_ground=1.0, drivable=1.0, nearness=8 / (8 + depth_m))
-    shares = surface_shares(maps, 4, 6)[0, :, 0, 0]
-    assert float(shares[SURFACES.index("far_road")]) == pytest.approx(far, abs=1e-6)
-    assert float(shares[SURFACES.index("near_road")]) == pytest.approx(1 - far, abs=1e-6)
+def test_the_sky_keeps_its_colour_by_elevation_when_the_car_turns(town):
+    def heavens(view: View) -> Tensor:
+        points = view.layout.points_VHW3
+        sky = (view.layout.box_VHW < 0) & (layer(view, "is_ground") == 0) & (view.layout.depth_VHW > 90)
+        tangent = points[..., 2] / view.layout.depth_VHW
+        return torch.where(sky, tangent, 0.0)[:, None].expand(-1, 3, -1, -1)
+
+    here, there = town.view(0.0), town.view(40.0, yaw=0.4)
+    painted, known = Appearance(town.street, here, heavens(here)).paint(there)
+    sky = heavens(there)[:, 0] > 0.02
+    assert int(sky.sum()) > 50
+    assert float((painted - heavens(there))[:, 0][sky].abs().mean()) < 0.03
+    assert float(known[:, 0][sky].min()) == 1.0
 
 
-def test_colours_come_from_pure_pixels_and_go_back_where_their_kind_is():
-    maps = layout(
-        is_ground=rows(0, 0, 0, 1), drivable=rows(0, 0, 0, 1), is_wall=rows(0, 0, 1, 0), car=rows(0, 1, 0, 0), nearness=1.0
+def test_without_any_map_the_sky_and_the_bare_ground_are_all_there_is():
+    blank = SceneMap(
+        layers=np.zeros((4, 50, 50), dtype=np.uint8), origin_xy_m=np.zeros(2), metres_per_pixel=1.0, lane_graph=None
     )
-    latents = (
-        torch.tensor([4.0, 3.0, 2.0, 1.0]).reshape(1, 1, 4, 1).expand(1, 2, 4, 6)
-        * torch.tensor([1.0, -1.0])[None, :, None, None]
-    )
-    palette = pick_palette(latents, maps)
-    colours = dict(zip(SURFACES, palette.latents_KC.tolist(), strict=True))
-    assert colours["sky"] == [4, -4]
-    assert colours["box"] == [3, -3]
-    assert colours["near_wall"] == [2, -2]
-    assert colours["near_road"] == [1, -1]
-    assert palette.seen_K.sum() == 4
-    painted, known = paint(palette, maps.flip(2), 4, 6)
-    torch.testing.assert_close(painted, latents.flip(2))
-    assert (known == 1).all()
-
-
-def test_a_mixed_pixel_hardly_tints_a_colour():
-    road = torch.ones(H)
-    road[:4] = 0.5  # half of these pixels is wall
-    maps = layout(is_ground=road, drivable=road, is_wall=1 - road, nearness=1.0)
-    latents = torch.where(torch.arange(4)[:, None] < 2, 10.0, 1.0).expand(1, 1, 4, 6)
-    colour = float(pick_palette(latents, maps).latents_KC[SURFACES.index("near_road"), 0])
-    assert colour == pytest.approx((1.0 + 10 * 0.5**4) / (1 + 0.5**4))
-
-
-def test_a_kind_that_was_never_seen_is_unknown_and_painted_as_nothing():
-    sky = layout(nearness=1.0)
-    palette = pick_palette(torch.full((1, 3, 4, 6), 7.0), sky)
-    assert palette.seen_K.tolist() == [float(name == "sky") for name in SURFACES]
-    painted, known = paint(palette, layout(is_wall=rows(1, 0.5, 0, 0), nearness=1.0), 4, 6)
-    assert known[0, 0, :, 0].tolist() == [0, 0.5, 1, 1]
-    torch.testing.assert_close(painted[0, 0, :, 0], torch.tensor([0, 3.5, 7, 7]))
-
-
-def test_two_stray_pixels_are_not_a_colour():
-    maps = layout(nearness=1.0)
-    maps[0, LAYOUT_CHANNELS.index("is_wall"), :2, :4] = 1  # two latent pixels
-    assert pick_palette(torch.zeros(1, 3, 4, 6), maps).seen_K[SURFACES.index("near_wall")] == 0
-
-
-def test_windows_of_any_batch_are_painted_alike():
-    palette = Palette(latents_KC=torch.randn(len(SURFACES), 3), seen_K=torch.ones(len(SURFACES)))
-    maps = torch.rand(2, 3, len(LAYOUT_CHANNELS), H, W)
-    together, known = paint(palette, maps, 4, 6)
-    one, its = paint(palette, maps[1, 2], 4, 6)
-    torch.testing.assert_close(together[1, 2], one)
-    torch.testing.assert_close(known[1, 2], its)
+    view = View(layout=LayoutCaster(blank).cast(CAMERAS, np.eye(4), boxes_at(), H, W), tokens=(), classes=np.zeros(0, np.int64))
+    painted, known = Appearance(Street(blank), view, grey(view, 0.5)).paint(view)
+    assert float(known.min()) == pytest.approx(1.0)
+    torch.testing.assert_close(painted, grey(view, 0.5))

@@ -1,11 +1,13 @@
 """Layout depth and the frames carried along by it, on a town small enough to reason about."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from dwm.conditioning.layout import LAYOUT_CHANNELS, LayoutBoxes, LayoutCaster
-from dwm.conditioning.reprojection import SourceFrame, reproject
+from dwm.conditioning.reprojection import LEAST_SHARPNESS, SourceFrame, reproject, trace
 from dwm.geometry import transform_from_xy_yaw
 from dwm.scenes.proving_ground.rig import make_rig
 from dwm.scenes.types import DETECTION_CLASSES, SceneMap
@@ -114,3 +116,31 @@ def test_a_box_that_was_not_there_is_marked_unknown() -> None:
     _, valid = reproject(source, new, boxes, np.array([-1]))
     assert float(valid[0, 0][new.box_VHW[0] == 0].max()) == 0.0
     assert float(valid[0, 0][new.box_VHW[0] < 0].mean()) > 0.95
+
+
+def walled_street() -> SceneMap:
+    """A road along y, 24 m wide: fronts stand across it."""
+    layers = np.zeros((4, 1000, 1000), dtype=np.uint8)
+    layers[0, :, 440:560] = 1
+    return SceneMap(layers=layers, origin_xy_m=np.array([-100.0, -100.0]), metres_per_pixel=0.2, lane_graph=None)
+
+
+def test_what_comes_nearer_loses_sharpness_and_what_has_grown_too_much_is_not_carried() -> None:
+    caster, none = LayoutCaster(walled_street()), np.zeros(0, dtype=np.int64)
+    poses = [transform_from_xy_yaw(x, 0.0, 0.0) for x in (-10.0, -4.0, 8.0)]
+    layouts = [caster.cast(CAMERAS, pose, nothing(), H, W) for pose in poses]
+    source = SourceFrame(
+        images_SCHW=torch.zeros(6, 3, 128, 224), cameras=CAMERAS, ego_to_global=poses[0], layout=layouts[0], boxes=nothing()
+    )
+    ahead = (0, 4, W // 2)
+    depths = [float(layout.depth_VHW[ahead]) for layout in layouts]
+    for layout, depth in zip(layouts, depths, strict=True):
+        found = trace(source, layout, nothing(), none)
+        assert float(found.sharpness_VHW[ahead]) == pytest.approx(min(depth / depths[0], 1.0), rel=0.02)
+        assert bool(found.valid_VHW[ahead]) == (depth / depths[0] >= LEAST_SHARPNESS)
+    assert [depth / depths[0] >= LEAST_SHARPNESS for depth in depths] == [True, True, False]
+    back = trace(source, layouts[1], nothing(), none).sharpness_VHW[3]
+    assert float(back.min()) == pytest.approx(1.0)  # behind the car everything only gets smaller
+    worn = replace(source, sharpness_SHW=torch.full((6, H, W), 0.5))
+    assert float(trace(worn, layouts[0], nothing(), none).sharpness_VHW[ahead]) == pytest.approx(0.5, rel=0.02)
+    assert not bool(trace(worn, layouts[1], nothing(), none).valid_VHW[ahead])

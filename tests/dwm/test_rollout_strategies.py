@@ -43,16 +43,24 @@ class FakeConditioner:
         self.scenario = SimpleNamespace(timestamps_us=np.arange(total), fps=FPS)
         self.asked: list[SimpleNamespace] = []
 
-    def palette(self, frame: int, latents_VCHW: Tensor) -> tuple[int, Tensor]:
-        return frame, latents_VCHW
+    def appearance(self, frame: int, images_V3HW: Tensor) -> tuple[int, Tensor]:
+        return frame, images_V3HW
+
+    def sharpness(self, source: int, source_images_VCHW: Tensor, target: int, sharpness_VHW: Tensor | None) -> Tensor:
+        """Halves per window, and tells which frame it belongs to."""
+        before = torch.ones(V, H, W) if sharpness_VHW is None else sharpness_VHW
+        return before / 2
 
     def window(
-        self, frames, *, fps, codec, source=None, source_images_VCHW=None, palette=None, layout=True
-    ) -> DenoiseCondition:
+        self, frames, *, fps, codec, source=None, source_images_VCHW=None, source_sharpness_VHW=None, appearance=None, layout=True
+    ) -> DenoiseCondition:  # fmt: skip
         picture = None if source_images_VCHW is None else source_images_VCHW.clone()
         self.asked.append(
-            SimpleNamespace(frames=list(frames), fps=fps, source=source, picture=picture, layout=layout, palette=palette)
-        )
+            SimpleNamespace(
+                frames=list(frames), fps=fps, source=source, picture=picture, layout=layout, appearance=appearance,
+                sharpness=None if source_sharpness_VHW is None else float(source_sharpness_VHW.mean()),
+            )
+        )  # fmt: skip
         on = torch.ones(1, dtype=torch.bool)
         return DenoiseCondition(
             waypoints_BTK=torch.tensor(frames).float()[None, :, None], cameras_BVK=torch.zeros(1, V, 16),
@@ -110,15 +118,23 @@ def test_recurrent_windows_overlap_by_their_condition_frames():
     assert {a.fps for a in conditioner.asked} == {FPS}
 
 
-def test_every_window_gets_the_true_first_frames_colours_or_none():
+def test_every_window_gets_the_true_first_frames_look_or_none():
     for strategy in ("recurrent", "coarse_to_refine"):
         _, conditioner, _ = run(21, strategy=strategy, window_frames=8)
         assert len(conditioner.asked) > 2
         for asked in conditioner.asked:
-            assert asked.palette[0] == 0
-            torch.testing.assert_close(asked.palette[1], CODEC.encode(true_image(0)))
+            assert asked.appearance[0] == 0
+            assert torch.equal(asked.appearance[1], true_image(0))
     _, conditioner, _ = run(9, appearance=False)
-    assert {asked.palette for asked in conditioner.asked} == {None}
+    assert {asked.appearance for asked in conditioner.asked} == {None}
+
+
+def test_what_is_carried_on_wears_window_by_window():
+    _, conditioner, _ = run(29, strategy="recurrent", window_frames=8)
+    assert [asked.sharpness for asked in conditioner.asked] == [None, 0.5, 0.25, 0.125]
+    _, conditioner, _ = run(29, strategy="coarse_to_refine", window_frames=3, anchor_fps=2.0)
+    worn = {fps: [asked.sharpness for asked in conditioner.asked if asked.fps == fps] for fps in (FPS, 2.0)}
+    assert worn == {FPS: [None, 0.5, 0.25, 0.125, 0.0625], 2.0: [None, 0.5]}
 
 
 def test_coarse_windows_run_at_the_anchor_rate_and_one_window_ahead():

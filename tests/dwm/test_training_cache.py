@@ -15,6 +15,7 @@ from dwm.errors import InputError
 from dwm.scenes.proving_ground.city import FIRST_HELD_OUT_TOWN, build_city
 from dwm.training import cache, sequences
 from dwm.training.cache import ClipCache, encode_clips, render_drives
+from dwm.training.clips import TrainingClip
 from dwm.training.config import ClipsConfig, DrivesConfig
 from dwm.training.sequences import Town
 
@@ -59,10 +60,10 @@ def codec() -> Autoencoder:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, patched: Town, codec: Autoencoder) -> tuple[DrivesConfig, ClipsConfig]:
-    """One drive: nine frames at 12 Hz and eight at 2 Hz, so two clips."""
+    """One drive: fourteen frames at 12 Hz and eight at 2 Hz, so two clips at 12 Hz and one at 2 Hz."""
     root = tmp_path_factory.mktemp("training")
     drives = DrivesConfig(
-        out=str(root / "drives"), device="cpu", first_town=SEED, towns=1, drives_per_town=1, frames_12hz=9, low_fps=(2,)
+        out=str(root / "drives"), device="cpu", first_town=SEED, towns=1, drives_per_town=1, frames_12hz=14, low_fps=(2,)
     )
     clips = ClipsConfig(drives=drives.out, out=str(root / "clips"), device="cpu", window_step=4)
     render_drives(drives, progress=False)
@@ -78,7 +79,7 @@ def test_a_drive_holds_its_runs_and_every_frame_of_them_once(made):
     drives, _ = made
     record = record_of(drives)
     (fps, fast), (slow_fps, slow) = record["runs"]
-    assert (fps, slow_fps, len(fast), len(slow)) == (12, 2, 9, 8)
+    assert (fps, slow_fps, len(fast), len(slow)) == (12, 2, 14, 8)
     assert set(np.diff(fast)) == {1}
     assert set(np.diff(slow)) == {6}
     assert min(fast[0], slow[0]) >= 12
@@ -89,25 +90,36 @@ def test_a_drive_holds_its_runs_and_every_frame_of_them_once(made):
     np.testing.assert_array_equal(images[2 * 6 + 4], expected)
 
 
-def test_clips_are_windows_of_the_runs_with_what_the_model_is_told(made, codec):
+def indices_of(clip: TrainingClip, run: list[int], start: int) -> list[int]:
+    """Which frames of a run a clip shows, by their times."""
+    return [run[start + round(float(t) * clip.fps)] for t in clip.times_T]
+
+
+def test_clips_begin_with_what_is_given_and_reach_to_the_end_of_their_run(made, codec):
     drives, clips = made
     found = ClipCache(Path(clips.out))
-    assert len(found) == 2
-    for index, (fps, run) in enumerate(record_of(drives)["runs"]):
+    (_, fast), (_, slow) = record_of(drives)["runs"]
+    assert len(found) == 3
+    shown = []
+    for index, (fps, run, start, given) in enumerate([(12, fast, 0, 1), (12, fast, 4, 2), (2, slow, 0, 1)]):
         clip = found.get(index, np.random.default_rng(0))
         assert clip.latents_TVCHW.shape == (8, 6, 16, 16, 28)
-        assert clip.fps == fps
-        np.testing.assert_allclose(clip.times_T.numpy(), np.arange(8) / fps, atol=1e-5)
-        picture = smooth_pictures(None, None, "", np.array(run[3:4]))[0]  # type: ignore[arg-type]
+        assert (clip.fps, clip.given) == (fps, given)
+        frames = indices_of(clip, run, start)
+        shown.append(frames)
+        assert frames == sorted(set(frames))
+        assert frames[:given] == run[start : start + given]
+        assert frames[-1] == run[-1]
+        picture = smooth_pictures(None, None, "", np.array(frames[3:4]))[0]  # type: ignore[arg-type]
         expected = codec.encode(images_to_tensor(picture))
         torch.testing.assert_close(clip.latents_TVCHW[3].float(), expected, atol=2e-2, rtol=1e-2)
-    assert sorted(found.get(i, np.random.default_rng(0)).given for i in range(2)) == [1, 2]
+    assert shown[2] == slow  # eight of eight: none is left out
 
 
 def test_a_clips_memory_is_its_last_given_frame_decoded_carried_along_and_encoded_again(made, codec, patched):
     drives, clips = made
     clip = ClipCache(Path(clips.out)).get(1, np.random.default_rng(0))
-    frames = record_of(drives)["runs"][1][1]
+    frames = indices_of(clip, record_of(drives)["runs"][0][1], 4)
     assert clip.given == 2
     scenario, _ = short_drive(patched, 0)
     conditioner = ScenarioConditioner(scenario)
@@ -118,6 +130,21 @@ def test_a_clips_memory_is_its_last_given_frame_decoded_carried_along_and_encode
     torch.testing.assert_close(clip.memory_TVCHW[4].float(), expected, atol=2e-2, rtol=1e-2)
     share = torch.nn.functional.avg_pool2d(valid, 4)
     torch.testing.assert_close(clip.memory_valid_TV1HW[4].float() / 255, share, atol=0.003, rtol=0)
+
+
+def test_a_clips_appearance_is_a_true_frames_of_the_same_run(made, codec, patched):
+    drives, clips = made
+    clip = ClipCache(Path(clips.out)).get(2, np.random.default_rng(0))
+    frames = record_of(drives)["runs"][1][1]
+    scenario, _ = short_drive(patched, 0)
+    conditioner = ScenarioConditioner(scenario)
+    errors = []
+    with torch.inference_mode():
+        for look in frames:
+            picture = images_to_tensor(smooth_pictures(None, None, "", np.array([look]))[0])  # type: ignore[arg-type]
+            painted, _ = conditioner.painted(conditioner.appearance(look, picture), frames[5])
+            errors.append(float((codec.encode(painted) - clip.appearance_TVCHW[5].float()).abs().max()))
+    assert min(errors) < 0.02 < 0.5 < sorted(errors)[1]
 
 
 def test_a_second_call_makes_nothing(made, codec, monkeypatch):
