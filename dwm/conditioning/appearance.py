@@ -60,7 +60,7 @@ class Appearance:
         for where, (colours, share) in (
             (there.is_ground, self._ground.at(*there.ground())),
             (there.is_sky, self._sky.at(there.sky())),
-            (there.is_wall, self._fronts.at(*there.fronts())),
+            (there.is_wall, self._fronts.at(*there.fronts(), there.depth_m[there.is_wall])),
             (there.is_box, self._boxes.at(view.tokens, view.classes, *there.boxes())),
         ):
             images[where], known[where] = colours, share

@@ -101,15 +101,17 @@ class SkyLook:
 class FrontLook:
     """Pixels by outline, metres along it and height (``frontage.Frontage``).
 
-    A place that was seen looks as it did. One that was not mirrors what was seen well, on its own outline or another's.
+    A place that was seen well enough looks as it did. One that was not, or so small that it would be a blur, mirrors what was
+    seen from near, on its own outline or another's.
     """
 
     REACH_M = 55.0  # fronts farther from the camera are too coarse to copy
-    _SHARP_REACH_M = 28.0
+    _SHARP_REACH_M = 22.0
     _LEAST_M, _LEAST_PIXELS = 12.0, 600  # of an outline, to be of use and to be worth repeating
     _Z_WEIGHT = 2.0  # a gap is filled from the same height sooner than from the same place
     _COARSE_WEIGHT = 0.06  # metres along the front that one metre of distance from the camera is as bad as
     _NEIGHBOURS = 3
+    _LEAST_SHARPNESS = 0.4  # of a place, for it to keep its look: see dwm.conditioning.reprojection
 
     def __init__(
         self, name_P: NDArray[np.int64], arc_m_P: NDArray[np.floating], z_m_P: NDArray[np.floating], depth_m_P: NDArray[np.floating],
@@ -119,25 +121,38 @@ class FrontLook:
         sharp = depth_m_P < self._SHARP_REACH_M
         self._sharp_spans = self._spans_of(name_P[sharp], arc_m_P[sharp], self._LEAST_PIXELS) or self._spans
         keep = np.isin(name_P, list(self._spans)) & (depth_m_P < self.REACH_M)
-        self._colours = colours_P3[keep]
-        coarse = self._COARSE_WEIGHT * depth_m_P[keep]
+        self._colours, self._depth_m = colours_P3[keep], depth_m_P[keep]
+        coarse = self._COARSE_WEIGHT * self._depth_m
         self._tree = KDTree(self._key(name_P[keep], arc_m_P[keep], z_m_P[keep], coarse)) if keep.any() else None
 
-    def at(self, name_P: NDArray[np.int64], arc_m_P: NDArray[np.floating], z_m_P: NDArray[np.floating]) -> Colours:
+    def at(
+        self, name_P: NDArray[np.int64], arc_m_P: NDArray[np.floating], z_m_P: NDArray[np.floating], depth_m_P: NDArray[np.floating]
+    ) -> Colours:  # fmt: skip
         if self._tree is None or not len(name_P):
             return np.zeros((len(name_P), 3)), np.zeros(len(name_P))
-        name, arc = name_P.copy(), arc_m_P.copy()
-        lenders = sorted(self._sharp_spans)
+        seen, name, arc, lenders = np.zeros(len(name_P), bool), name_P.copy(), arc_m_P.copy(), sorted(self._sharp_spans)
         for n in np.unique(name_P).tolist():
+            here = name_P == n
             low, high = self._spans.get(n, (np.inf, -np.inf))
-            unseen = (name_P == n) & ((arc_m_P < low) | (arc_m_P > high))
+            seen[here] = (arc_m_P[here] >= low) & (arc_m_P[here] <= high)
             lender = n if n in self._sharp_spans else lenders[n % len(lenders)]
             low, high = self._sharp_spans[lender]
-            name[unseen], arc[unseen] = lender, low + mirrored(arc_m_P[unseen] - low, high - low)
-        away, nearest = self._tree.query(self._key(name, arc, z_m_P, np.zeros_like(arc)), k=self._NEIGHBOURS)
-        weight = 1 / (away + 0.1) ** 2
-        colours = (weight[..., None] * self._colours[nearest]).sum(1) / weight.sum(1, keepdims=True)
+            name[here], arc[here] = lender, low + mirrored(arc_m_P[here] - low, high - low)
+        colours = np.zeros((len(name_P), 3))
+        own, depth_m = self._nearest(name_P[seen], arc_m_P[seen], z_m_P[seen])
+        colours[seen] = own
+        seen[seen] = depth_m * self._LEAST_SHARPNESS <= depth_m_P[seen]
+        colours[~seen], _ = self._nearest(name[~seen], arc[~seen], z_m_P[~seen])
         return colours, np.ones(len(colours))
+
+    def _nearest(
+        self, name: NDArray[np.int64], arc_m: NDArray[np.floating], z_m: NDArray[np.floating]
+    ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        """Colours [P, 3] of the nearest pixels, and how far from the camera the nearest was [P]."""
+        assert self._tree is not None
+        away, nearest = self._tree.query(self._key(name, arc_m, z_m, np.zeros_like(arc_m)), k=self._NEIGHBOURS)
+        weight = 1 / (away + 0.1) ** 2
+        return (weight[..., None] * self._colours[nearest]).sum(1) / weight.sum(1, keepdims=True), self._depth_m[nearest[:, 0]]
 
     def _spans_of(self, name: NDArray[np.int64], arc_m: NDArray[np.floating], least: int) -> dict[int, tuple[float, float]]:
         """The stretch of each outline that was seen in at least so many pixels."""

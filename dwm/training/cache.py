@@ -8,7 +8,9 @@ of its last condition frame, which is what a roll-out carries along.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from dwm.codec.interface import Codec
 from dwm.conditioning.appearance import Appearance
 from dwm.conditioning.build import ScenarioConditioner, camera_features, images_to_tensor
 from dwm.errors import InputError
+from dwm.models.weights import load_model
 from dwm.rollout.window import Given
 from dwm.scenes.prompts import tokenize
 from dwm.scenes.proving_ground.city import FIRST_HELD_OUT_TOWN
@@ -82,16 +85,18 @@ def _runs(n_frames: int, config: DrivesConfig, rng: np.random.Generator) -> list
 
 
 @torch.inference_mode()
-def encode_clips(config: ClipsConfig, codec: Codec, progress: bool = True) -> Path:
-    """Cut every rendered drive into windows and encode them; returns the folder."""
+def encode_clips(config: ClipsConfig, codec: Codec, progress: bool = True, part: int = 0) -> Path:
+    """Cut every rendered drive into windows and encode them; returns the folder. Of several processes each takes a part."""
     drives, out = Path(config.drives), Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     records = sorted(drives.glob("drive-*.npy"))
     if not records:
         raise InputError(drives, "no rendered drives", "run the training target 'drives' first")
     town: Town | None = None
-    for path in tqdm(records, desc="encoding clips", disable=None if progress else True):
+    for path in tqdm(records, desc="encoding clips", disable=None if progress and not part else True):
         record = json.loads(path.with_suffix(".json").read_text())
+        if record["town"] % config.processes != part:
+            continue
         chance = np.random.default_rng((record["town"], record["drive"], 2))
         windows = [window for fps, run in record["runs"] for window in _windows(fps, run, config.window_step, chance)]
         names = [out / f"{path.stem.replace('drive', 'clip')}-{i:02d}.pt" for i in range(len(windows))]
@@ -112,6 +117,22 @@ def encode_clips(config: ClipsConfig, codec: Codec, progress: bool = True) -> Pa
                 clip = encode_window(conditioner, codec, video, window.frames, window.fps, source, window.given, appearance)
                 save_clip(clip, name)
     return out
+
+
+def encode_clips_in_processes(config: ClipsConfig, progress: bool = True) -> Path:
+    """``encode_clips`` by ``config.processes``; what the first to fail raises is raised here."""
+    spawn = multiprocessing.get_context("spawn")  # a forked process cannot use the GPU
+    with ProcessPoolExecutor(config.processes, mp_context=spawn) as pool:
+        parts = [pool.submit(_encode_part, config, progress, part) for part in range(config.processes)]
+        for part in parts:
+            part.result()
+    return Path(config.out)
+
+
+def _encode_part(config: ClipsConfig, progress: bool, part: int) -> Path:
+    torch.set_num_threads(1)
+    codec, _ = load_model(Path(config.codec_weights), "autoencoder")
+    return encode_clips(config, codec.to(pick_device(config.device)), progress, part)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from dwm.codec.autoencoder import CodecConfig
 from dwm.flow.rectified import NoiseConfig
 from dwm.flow.schedule import ScheduleConfig
 from dwm.models.dit import DiTConfig
+from dwm.training.faith import FaithConfig
 from dwm.training.wear import WearConfig
 
 
@@ -53,6 +54,7 @@ class WorldTraining:
     model: DiTConfig = field(default_factory=DiTConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     wear: WearConfig = field(default_factory=WearConfig)
+    faith: FaithConfig = field(default_factory=FaithConfig)
     shortcut_clips: int = 0  # clips that the linear shortcut is solved on before the first step; 0 leaves it to training
     adversary: float = 0.0  # strength of a critic's pull, as a share of the squared error's; 0 trains without one
     anchor_share: float = 0.25  # clips whose last frame is given too
@@ -94,6 +96,7 @@ class ClipsConfig:
     codec_weights: str = "weights/proving_ground_codec.safetensors"
     device: str = "auto"
     window_step: int = 4  # frames between the starts of consecutive 12 Hz windows
+    processes: int = 1  # that share the towns; appearance is painted on the CPU, whatever the device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,8 @@ def train(config: TrainConfig, progress: bool = False) -> Path:
 
         if config.target == "drives":
             return cache.render_drives(config.drives, progress)
+        if config.target == "clips" and config.clips.processes > 1:
+            return cache.encode_clips_in_processes(config.clips, progress)
         if config.target == "clips":
             codec, _ = load_model(Path(config.clips.codec_weights), "autoencoder")
             return cache.encode_clips(config.clips, codec.to(pick_device(config.clips.device)), progress)

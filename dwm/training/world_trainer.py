@@ -26,6 +26,7 @@ from dwm.training.adversary import Duel, critic_loss, persuasion, pulled
 from dwm.training.clips import ClipBatch, ClipSource, collate
 from dwm.training.codec_trainer import psnr_db, to_pixels
 from dwm.training.config import TrainConfig, WorldTraining
+from dwm.training.faith import draw_faith
 from dwm.training.shortcut import fit_shortcut
 from dwm.training.wear import Wear, draw_wear
 
@@ -185,7 +186,9 @@ class WorldTask:
         wear = draw_wear(generator, clips, views, channels, self.config.world.wear)
         kept = wear.kept_BV[:, None, :, None, None, None].to(batch.latents_BTVCHW)
         valid = batch.memory_valid_BTV1HW * kept
-        worn = replace(batch, memory_BTVCHW=wear(batch.memory_BTVCHW) * kept, memory_valid_BTV1HW=valid)
+        covered = valid * drawn.has_memory_B.to(valid)[:, None, None, None, None, None]
+        told = draw_faith(generator, clips, views, channels, self.config.world.faith)(batch, covered)
+        worn = replace(told, memory_BTVCHW=wear(told.memory_BTVCHW) * kept, memory_valid_BTV1HW=valid)
         return drawn, wear, condition_of(worn, drawn)
 
     def evaluate(self, model: Any, device: torch.device) -> tuple[dict[str, float], NDArray[np.uint8] | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from dwm.codec.autoencoder import Autoencoder, CodecConfig
 from dwm.conditioning.build import IMAGE_HEIGHT, IMAGE_WIDTH, ScenarioConditioner, images_to_tensor
 from dwm.errors import InputError
+from dwm.models.weights import save_model
 from dwm.scenes.proving_ground.city import FIRST_HELD_OUT_TOWN, build_city
 from dwm.training import cache, sequences
 from dwm.training.cache import ClipCache, encode_clips, render_drives
@@ -168,6 +170,25 @@ def test_a_lost_clip_is_made_again_the_same(made, codec):
     after = torch.load(path, weights_only=True)
     assert before.keys() == after.keys()
     assert all(torch.equal(torch.as_tensor(before[key]), torch.as_tensor(after[key])) for key in before)
+
+
+def test_of_several_processes_each_encodes_its_own_towns(made, codec, tmp_path):
+    _, clips = made
+    found = {p.name for p in Path(clips.out).glob("*.pt")}
+    for part in range(2):
+        mine = replace(clips, out=str(tmp_path / str(part)), processes=2)
+        encode_clips(mine, codec, progress=False, part=part)
+        names = {p.name for p in Path(mine.out).glob("*.pt")}
+        assert names == (found if part == SEED % 2 else set())
+
+
+def test_processes_pass_on_what_stopped_one_of_them(tmp_path):
+    save_model(Autoencoder(CodecConfig()), tmp_path / "codec.safetensors", {})
+    config = ClipsConfig(
+        drives=str(tmp_path), out=str(tmp_path / "clips"), processes=2, codec_weights=str(tmp_path / "codec.safetensors")
+    )
+    with pytest.raises(InputError, match="no rendered drives"):
+        cache.encode_clips_in_processes(config, progress=False)
 
 
 def test_held_out_towns_are_refused(tmp_path):
