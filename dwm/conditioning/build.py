@@ -28,7 +28,7 @@ from dwm.scenes.types import DETECTION_CLASSES, Camera
 IMAGE_HEIGHT, IMAGE_WIDTH = 128, 224
 _CAST_HEIGHT, _CAST_WIDTH = IMAGE_HEIGHT // 2, IMAGE_WIDTH // 2
 _BOX_RANGE_M = 90.0
-_WEAR_PER_WINDOW = 0.95  # codec and model cost a little each time
+_WEAR_PER_WINDOW = 0.9  # codec and model cost a little each time
 
 
 class ScenarioConditioner:

@@ -111,7 +111,7 @@ class FrontLook:
     _Z_WEIGHT = 2.0  # a gap is filled from the same height sooner than from the same place
     _COARSE_WEIGHT = 0.06  # metres along the front that one metre of distance from the camera is as bad as
     _NEIGHBOURS = 3
-    _LEAST_SHARPNESS = 0.4  # of a place, for it to keep its look: see dwm.conditioning.reprojection
+    _LEAST_SHARPNESS = 0.5  # of a place, true pixels per pixel, for it to keep its look
 
     def __init__(
         self, name_P: NDArray[np.int64], arc_m_P: NDArray[np.floating], z_m_P: NDArray[np.floating], depth_m_P: NDArray[np.floating],

@@ -22,7 +22,7 @@ from dwm.scenes.types import Camera
 
 _NEAR_M = 0.3
 # What has been enlarged more than this is better painted anew than carried on.
-LEAST_SHARPNESS = 0.4
+LEAST_SHARPNESS = 0.6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
