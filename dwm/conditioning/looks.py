@@ -110,6 +110,7 @@ class FrontLook:
     _LEAST_M, _LEAST_PIXELS = 12.0, 600  # of an outline, to be of use and to be worth repeating
     _Z_WEIGHT = 2.0  # a gap is filled from the same height sooner than from the same place
     _COARSE_WEIGHT = 0.06  # metres along the front that one metre of distance from the camera is as bad as
+    _GAP_M = 6.0  # between pixels of one stretch; far away, seen at a slant, they lie metres apart
     _NEIGHBOURS = 3
     _LEAST_SHARPNESS = 0.5  # of a place, true pixels per pixel, for it to keep its look
 
@@ -150,16 +151,25 @@ class FrontLook:
     ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         """Colours [P, 3] of the nearest pixels, and how far from the camera the nearest was [P]."""
         assert self._tree is not None
-        away, nearest = self._tree.query(self._key(name, arc_m, z_m, np.zeros_like(arc_m)), k=self._NEIGHBOURS)
+        key = self._key(name, arc_m, z_m, np.zeros_like(arc_m))
+        away, nearest = (np.asarray(found) for found in self._tree.query(key, k=self._NEIGHBOURS))
         weight = 1 / (away + 0.1) ** 2
         return (weight[..., None] * self._colours[nearest]).sum(1) / weight.sum(1, keepdims=True), self._depth_m[nearest[:, 0]]
 
     def _spans_of(self, name: NDArray[np.int64], arc_m: NDArray[np.floating], least: int) -> dict[int, tuple[float, float]]:
-        """The stretch of each outline that was seen in at least so many pixels."""
+        """The longest unbroken stretch of each outline that was seen in at least so many pixels.
+
+        Unbroken, because an outline is closed: both ends of its arc may be in sight, and nothing between.
+        """
         names, counts = np.unique(name, return_counts=True)
-        seen = names[counts >= least].tolist()
-        spans = {n: (float(arc_m[name == n].min()), float(arc_m[name == n].max())) for n in seen}
-        return {n: (low, high) for n, (low, high) in spans.items() if high - low >= self._LEAST_M}
+        spans = {}
+        for n in names[counts >= least].tolist():
+            arcs = np.unique(arc_m[name == n])
+            runs = np.split(arcs, np.flatnonzero(np.diff(arcs) > self._GAP_M) + 1)
+            low, high = max(((float(run[0]), float(run[-1])) for run in runs), key=lambda run: run[1] - run[0])
+            if high - low >= self._LEAST_M:
+                spans[n] = (low, high)
+        return spans
 
     def _key(
         self, name: NDArray[np.int64], arc_m: NDArray[np.floating], z_m: NDArray[np.floating], coarse: NDArray[np.floating]

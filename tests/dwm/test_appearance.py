@@ -11,7 +11,7 @@ from torch import Tensor
 from dwm.conditioning.appearance import Appearance, Street, View
 from dwm.conditioning.frontage import Frontage
 from dwm.conditioning.layout import LAYOUT_CHANNELS, LayoutBoxes, LayoutCaster
-from dwm.conditioning.looks import mirrored
+from dwm.conditioning.looks import FrontLook, mirrored
 from dwm.geometry import transform_from_xy_yaw
 from dwm.scenes.proving_ground.rig import make_rig
 from dwm.scenes.types import DETECTION_CLASSES, SceneMap
@@ -155,6 +155,22 @@ def test_fronts_that_were_not_seen_are_made_of_what_was_and_stay_on_their_wall(t
     assert same.sum() > 300
     assert np.abs(first - second[match])[same].mean() < 0.1
     assert first.std(0)[0] > 0.1  # not one colour throughout
+
+
+def test_an_outline_seen_at_both_ends_of_its_arc_was_not_seen_between():
+    """A closed outline's arc begins somewhere; a street that lies there once streaked the whole block."""
+    rng = np.random.default_rng(0)
+    arc = np.concatenate([rng.uniform(0, 30, 4000), rng.uniform(480, 500, 4000)])
+    name, z = np.zeros(8000, np.int64), rng.uniform(0, 8, 8000)
+    colours = np.stack([np.sin(arc / 3), np.cos(arc / 3), z / 8], -1)
+    look = FrontLook(name, arc, z, np.full(8000, 10.0), colours)
+    between = np.linspace(100, 400, 600)
+    found, known = look.at(np.zeros(600, np.int64), between, np.full(600, 4.0), np.full(600, 10.0))
+    assert known.min() == 1
+    assert found[:, 0].std() > 0.4
+    low, high = arc[:4000].min(), arc[:4000].max()
+    expected = np.sin((low + mirrored(between - low, high - low)) / 3)
+    assert np.abs(found[:, 0] - expected).mean() < 0.1
 
 
 def test_a_box_keeps_its_look_and_lends_it_to_its_like_but_not_to_strangers(town):
