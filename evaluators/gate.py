@@ -12,8 +12,8 @@ class GateConfig:
     """Limits. A limit of null switches its criterion off, and its metric need not be measured."""
 
     min_relative_recall: float | None = 0.5  # materialised boxes within 30 m, relative to the same detector on true video
-    min_reference_recall: float = 0.1  # below this the detector cannot judge the scene: no reason on true video
-    min_logged_boxes: float = 10  # with so many boxes in the log's images, finding fewer than that share is a reason
+    min_reference_recall: float = 0.1  # below this, on true video or the log's images, the detector cannot judge the scene
+    min_reference_boxes: float = 10  # with so many boxes there; a few can be missed by chance
     min_flicker: float | None = 0.80  # 1 is a standing picture; below: noise. max_frozen_fraction bounds it above
     max_frozen_fraction: float | None = 0.2  # of adjacent frames that are equal while the ego moves
     min_sharpness_ratio: float | None = 0.45  # worst 10 s stretch against the condition frames
@@ -52,7 +52,7 @@ class _Criterion:
 # Metrics that make up the ratio of the detection criterion.
 RECALL, REFERENCE_RECALL = "detection.materialised", "detection.reference_materialised"
 # Boxes within 30 m in the log's own images; only there where no true video exists and these images are the reference.
-LOGGED_BOXES = "detection.logged_boxes"
+LOGGED_BOXES, BOXES_IN_RANGE = "detection.logged_boxes", "detection.boxes_in_range"
 
 _CRITERIA = (
     _Criterion(
@@ -113,7 +113,7 @@ def _judge_one(criterion: _Criterion, metrics: Mapping[str, float], config: Gate
 def _judge_recall(metrics: Mapping[str, float], config: GateConfig) -> list[Reason]:
     limit = config.min_relative_recall
     # A scene without a box in range has neither recall nor anything that could be missing.
-    if limit is None or metrics.get("detection.boxes_in_range") == 0:
+    if limit is None or metrics.get(BOXES_IN_RANGE) == 0:
         return []
     for name in (RECALL, REFERENCE_RECALL):
         value = metrics.get(name, math.nan)
@@ -121,7 +121,7 @@ def _judge_recall(metrics: Mapping[str, float], config: GateConfig) -> list[Reas
             return [_not_measured(name, name in metrics, value, limit)]
     recall, reference = metrics[RECALL], metrics[REFERENCE_RECALL]
     if reference < config.min_reference_recall:
-        return _judge_reference(reference, metrics.get(LOGGED_BOXES, 0.0), config)
+        return _judge_reference(reference, metrics, config)
     if recall >= limit * reference:
         return []
     source = "in the log's images" if LOGGED_BOXES in metrics else "on true video"
@@ -132,14 +132,18 @@ def _judge_recall(metrics: Mapping[str, float], config: GateConfig) -> list[Reas
     return [Reason(metric=RECALL, value=recall / reference, limit=limit, sentence=sentence)]
 
 
-def _judge_reference(reference: float, logged_boxes: float, config: GateConfig) -> list[Reason]:
-    """Images the detector was not made for leave the labels unverified. A few boxes can be missed by chance."""
-    if logged_boxes < config.min_logged_boxes:
+def _judge_reference(reference: float, metrics: Mapping[str, float], config: GateConfig) -> list[Reason]:
+    """A detector that fails on the real thing leaves the labels unverified: nothing passes on its silence."""
+    logged = LOGGED_BOXES in metrics
+    boxes = metrics[LOGGED_BOXES] if logged else metrics.get(BOXES_IN_RANGE, 0.0)
+    if boxes < config.min_reference_boxes:
         return []
     limit = config.min_reference_recall
+    weakness = "does not know this kind of image" if logged else "is too weak for this scene"
+    where = "in the log's own images" if logged else "on true video"
     sentence = (
-        f"the detector does not know this kind of image: it finds {reference:.0%} of the {logged_boxes:.0f} boxes within 30 m "
-        f"in the log's own images < {limit:.0%}, so nothing confirms the labels"
+        f"the detector {weakness}: it finds {reference:.0%} of the {boxes:.0f} boxes within 30 m {where} < {limit:.0%}, "
+        "so nothing confirms the labels"
     )
     return [Reason(metric=REFERENCE_RECALL, value=reference, limit=limit, sentence=sentence)]
 

@@ -68,8 +68,12 @@ def test_limits_are_inclusive_and_null_switches_a_criterion_off() -> None:
     assert judge(bare, off).keep
 
 
-def test_a_detector_that_sees_nothing_even_on_true_video_cannot_condemn_a_clip() -> None:
-    assert judge({**GOOD, "detection.materialised": 0.0, "detection.reference_materialised": 0.05}, GateConfig()).keep
+def test_a_detector_that_sees_next_to_nothing_even_on_true_video_lets_no_clip_pass_on_its_silence() -> None:
+    weak = {**GOOD, "detection.materialised": 0.05, "detection.reference_materialised": 0.05, "detection.boxes_in_range": 219.0}
+    (reason,) = judge(weak, GateConfig()).reasons
+    assert (reason.metric, reason.value, reason.limit) == ("detection.reference_materialised", 0.05, 0.1)
+    assert "is too weak for this scene: it finds 5% of the 219 boxes within 30 m on true video < 10%" in reason.sentence
+    assert judge({**weak, "detection.boxes_in_range": 9.0}, GateConfig()).keep  # a few can be missed by chance
 
 
 def test_a_detector_that_finds_next_to_nothing_in_the_logs_own_images_leaves_the_labels_unconfirmed() -> None:
