@@ -47,7 +47,7 @@ class FakeConditioner:
         return frame, images_V3HW
 
     def sharpness(self, source: int, source_images_VCHW: Tensor, target: int, sharpness_VHW: Tensor | None) -> Tensor:
-        """Halves per window, and tells which frame it belongs to."""
+        """Halves per window."""
         before = torch.ones(V, H, W) if sharpness_VHW is None else sharpness_VHW
         return before / 2
 
