@@ -183,6 +183,7 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--split", default="pg_all", help="detector: split to score")
     parser.add_argument("--codec", type=Path, default=Path("weights/proving_ground_codec.safetensors"))
     parser.add_argument("--world-model", type=Path, default=Path("weights/proving_ground_world.safetensors"))
+    parser.add_argument("--things", type=Path, default=Path("weights/proving_ground_things.safetensors"))
     parser.add_argument("--detector", type=Path, default=Path("weights/proving_ground_detector.safetensors"))
     parser.add_argument("--cases", type=int, default=12, help="world_model: starting moments")
     parser.add_argument("--steps", type=int, default=1, help="world_model: denoising steps")

@@ -51,6 +51,7 @@ class ModelConfig:
 
     codec: str = "weights/codec.safetensors"
     world_model: str = "weights/world_model.safetensors"
+    things: str | None = None  # how things look that no frame has shown yet; none: the world model makes them up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

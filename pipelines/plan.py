@@ -87,8 +87,10 @@ def make_plan(
 
 def weights_sha256(config: RunConfig) -> dict[str, str]:
     """SHA-256 of every weight file that takes part in making pixels."""
-    found = {}
-    for part, name in (("codec", config.model.codec), ("world_model", config.model.world_model)):
+    found, model = {}, config.model
+    for part, name in (("codec", model.codec), ("world_model", model.world_model), ("things", model.things)):
+        if name is None:
+            continue
         path = Path(name)
         if not path.is_file():
             fix = f"set model.{part} to a .safetensors file, e.g. one made by `roadreel train`"

@@ -59,7 +59,9 @@ class ShardWorker:
     def __init__(self, config_yaml: str) -> None:
         schema = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.create(yaml.safe_load(config_yaml)))
         self.config: RunConfig = OmegaConf.to_object(schema)  # type: ignore[assignment]
-        self.world = WorldModel.load(Path(self.config.model.codec), Path(self.config.model.world_model))
+        model = self.config.model
+        things = Path(model.things) if model.things else None
+        self.world = WorldModel.load(Path(model.codec), Path(model.world_model), things)
         detector = self.config.evaluate.detector
         self.detector = Detector.load(Path(detector)) if detector else None
         self.gate = _gate_config(self.config.gate)

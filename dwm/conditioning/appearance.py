@@ -1,9 +1,10 @@
 """What the log's first frame looked like, laid over every later frame's layout.
 
-The layout says what each pixel shows; the frame says how such things look in this street (``looks``). So new ground, new
-fronts and new cars have a look where no memory reaches, and it stays the same for a minute.
+The layout says what stands where; the frame says how such things look in this street, and examples from other logs
+(``things``) say it of things that the frame does not show. So new ground, new fronts and new cars have a look where no
+memory reaches, and it stays the same for a minute. Everything is drawn at the images' own resolution.
 
-Shapes: V views, H W rays of a layout, P pixels of one kind of surface.
+Shapes: V views, H W pixels of an image, P pixels of one kind of surface.
 """
 
 from __future__ import annotations
@@ -12,95 +13,160 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from dwm.conditioning.frontage import Frontage
-from dwm.conditioning.layout import LAYOUT_CHANNELS, Layout
-from dwm.conditioning.looks import BoxLook, FrontLook, GroundLook, Kerb, SkyLook
-from dwm.scenes.types import MAP_LAYERS, SceneMap
+from dwm.conditioning.layout import Layout, LayoutBoxes
+from dwm.conditioning.looks.boxes import BoxLook, BoxPixels
+from dwm.conditioning.looks.fronts import FrontLook
+from dwm.conditioning.looks.ground import Crossings, GroundLook, Kerb
+from dwm.conditioning.looks.sky import SkyLook
+from dwm.conditioning.things import Things
+from dwm.mipmap import Mipmap, pixel_footprint_m
+from dwm.raycast import PinholeViews
+from dwm.scenes.types import Camera, SceneMap
 
 _HORIZON_M = 90.0  # an imagined wall farther away is the end of sight, not a front
+_RANGE_M = 150.0  # of the ground
+_SKY_ALIKE = 0.12  # a wall's pixels this near to the sky's colour show the sky above the true front
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """A layout with what is known about its boxes."""
+    """A moment's layout and what it was cast from."""
 
+    cameras: tuple[Camera, ...]  # for images of the size to be painted
+    ego_to_global: NDArray[np.float64]  # [4, 4]
     layout: Layout
+    boxes: LayoutBoxes
     tokens: tuple[str, ...]  # per box: which thing it is
-    classes: NDArray[np.int64]  # per box: index into DETECTION_CLASSES
 
 
 class Street:
     """The map's part in appearance."""
 
     def __init__(self, scene_map: SceneMap) -> None:
-        self.kerb, self.frontage = Kerb(scene_map), Frontage(scene_map)
+        self.kerb, self.crossings, self.frontage = Kerb(scene_map), Crossings(scene_map), Frontage(scene_map)
+        x, y = scene_map.origin_xy_m.tolist()
+        self.layers = Mipmap(torch.from_numpy(scene_map.layers), scene_map.metres_per_pixel, (x, y))
 
 
 class Appearance:
     """The look of one true frame."""
 
-    def __init__(self, street: Street, view: View, images_V3HW: Tensor) -> None:
-        """``images`` [V, 3, H', W'] in [-1, 1] belong to ``view``, at any resolution."""
-        self._street, here = street, _Pixels(street, view)
-        height, width = view.layout.depth_VHW.shape[-2:]
-        colours = F.adaptive_avg_pool2d(images_V3HW.float(), (height, width)).permute(0, 2, 3, 1).cpu().numpy()
-        self._ground = GroundLook(*here.ground(), colours[here.is_ground])
-        self._sky = SkyLook(here.sky(), colours[here.is_sky])
-        self._fronts = FrontLook(*here.fronts(), here.depth_m[here.is_wall], colours[here.is_wall])
-        self._boxes = BoxLook(view.tokens, view.classes, *here.boxes(), colours[here.is_box])
+    def __init__(self, street: Street, things: Things, view: View, images_V3HW: Tensor) -> None:
+        """``images`` [V, 3, H, W] in [-1, 1] belong to ``view``."""
+        self._street, here = street, _Surfaces(street, view)
+        colours = images_V3HW.float().permute(0, 2, 3, 1).cpu().numpy()
+        ground, wall, heaven = (surface & ~here.is_box for surface in (here.is_ground, here.is_wall, here.is_sky))
+        self._ground = GroundLook(*here.ground(ground), colours[ground])
+        self._sky = SkyLook(here.tangent(heaven), colours[heaven])
+        at_wall, (above, known) = colours[wall], self._sky.at(here.tangent(wall))
+        is_sky = (np.abs(at_wall - above).mean(-1) < _SKY_ALIKE) & (known > 0)
+        self._fronts = FrontLook(*here.fronts(wall), at_wall, is_sky)
+        self._boxes = BoxLook(things, here.boxes(), colours[here.is_box], self._ground.road)
 
     def paint(self, view: View) -> tuple[Tensor, Tensor]:
-        """Images [V, 3, H, W] in [-1, 1] of another moment, and the share [V, 1, H, W] that the frame gave a look."""
-        there = _Pixels(self._street, view)
-        images, known = np.zeros((*there.depth_m.shape, 3), np.float32), np.zeros(there.depth_m.shape, np.float32)
-        for where, (colours, share) in (
-            (there.is_ground, self._ground.at(*there.ground())),
-            (there.is_sky, self._sky.at(there.sky())),
-            (there.is_wall, self._fronts.at(*there.fronts(), there.depth_m[there.is_wall])),
-            (there.is_box, self._boxes.at(view.tokens, view.classes, *there.boxes())),
-        ):
-            images[where], known[where] = colours, share
+        """Images [V, 3, H, W] in [-1, 1] of another moment, and the share [V, 1, H, W] that has a look."""
+        there = _Surfaces(self._street, view)
+        shape = there.is_box.shape
+        things, solid = self._boxes.at(there.boxes())
+        hidden = np.zeros(shape, bool)
+        hidden[there.is_box] = solid
+        ground, wall, heaven = (surface & ~hidden for surface in (there.is_ground, there.is_wall, there.is_sky))
+        images, known = np.zeros((*shape, 3), np.float32), np.zeros(shape, np.float32)
+        images[ground], known[ground] = self._ground.at(*there.ground(ground))
+        images[heaven], known[heaven] = self._sky.at(there.tangent(heaven))
+        fronts, sky, share = self._fronts.at(*there.fronts(wall))
+        above, _ = self._sky.at(there.tangent(wall))
+        images[wall], known[wall] = fronts + sky[:, None] * (above - fronts), share
+        images[hidden], known[hidden] = things[0][solid], things[1][solid]
         device = view.layout.depth_VHW.device
         return torch.from_numpy(images).to(device).permute(0, 3, 1, 2), torch.from_numpy(known).to(device)[:, None]
 
 
-class _Pixels:
-    """The pixels of a layout by kind of surface, each with its own coordinates."""
+class _Surfaces:
+    """What each pixel of a view shows, boxes aside, and which box is before it; each surface with its own coordinates."""
 
     def __init__(self, street: Street, view: View) -> None:
-        self._street, layout = street, view.layout
-        self._fine, self._points = layout.fine_VHWC.cpu().numpy(), layout.points_VHW3.cpu().numpy()
-        self._edges, self._box = layout.edge_xy_VW2.cpu().numpy(), layout.box_VHW.cpu().numpy()
-        self.depth_m = layout.depth_VHW.cpu().numpy()
-        self.is_box, self.is_ground = self._box >= 0, self._of("is_ground") > 0
-        self.is_wall = (self._of("is_wall") > 0) & (self.depth_m < _HORIZON_M)
-        self.is_sky = ~(self.is_box | self.is_ground | self.is_wall)
+        self._street, self._view = street, view
+        camera = view.cameras[0]
+        poses = torch.from_numpy(np.stack([view.ego_to_global @ c.camera_to_ego for c in view.cameras])).float()
+        intrinsics = torch.from_numpy(np.stack([c.intrinsics for c in view.cameras])).float()
+        rays = PinholeViews(poses, intrinsics, camera.height_px, camera.width_px)
+        self._origins, self._rays = rays.origins_V3.numpy(), rays.directions_VHW3.numpy()
+        self._focal_px = float(intrinsics[:, 0, 0].mean())
+        box = view.layout.box_VHW.cpu().numpy()
+        rows, columns = (np.arange(n) * m // n for n, m in zip(self._rays.shape[1:3], box.shape[1:], strict=True))
+        self._box = box[:, rows[:, None], columns]
+        self.is_box = self._box >= 0
+        wall, self._edges = self._walls()
+        down = self._rays[..., 2]
+        plane = np.where(down < 0, -self._origins[:, None, None, 2] / np.minimum(down, -1e-6), np.inf)
+        self.is_wall = (wall[:, None] < plane) & (wall[:, None] < _HORIZON_M)
+        self.is_ground = ~self.is_wall & (plane < np.minimum(wall[:, None], _RANGE_M))
+        self.is_sky = ~(self.is_wall | self.is_ground)
+        self._depth_m = np.where(self.is_wall, wall[:, None], np.minimum(plane, _RANGE_M)).astype(np.float32)
 
-    def ground(self) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.int64]]:
-        """Shares of the map's layers [P, L], nearness [P], bins of the distance from the road's edge [P]."""
-        layers = self._fine[self.is_ground][:, : len(MAP_LAYERS)]
-        kerb = self._street.kerb.bins(self._points[self.is_ground][:, :2])
-        return layers, self._of("nearness")[self.is_ground], kerb
+    def ground(self, mask: NDArray[np.bool_]) -> tuple[
+        NDArray[np.floating], NDArray[np.floating], NDArray[np.int64], tuple[NDArray[np.int64], NDArray[np.int64]]
+    ]:  # fmt: skip
+        """Shares of the map's layers [P, L], z-depth in metres [P], bins of the kerb's distance [P], places on crossings."""
+        xy, depth_m = self._points(mask)[:, :2], self._depth_m[mask]
+        x, y, z = (torch.from_numpy(np.ascontiguousarray(a)) for a in (xy[:, 0], xy[:, 1], depth_m))
+        height_m = max(float(self._origins[:, 2].mean()), 0.5)
+        layers = self._street.layers.sample(x, y, pixel_footprint_m(z, self._focal_px, height_m)).numpy()
+        return layers, depth_m, self._street.kerb.bins(xy), self._street.crossings.locate(xy)
 
-    def sky(self) -> NDArray[np.floating]:
-        """Tangent of the elevation [P], about: the horizon lies so far away that a camera's height is nothing."""
-        return self._points[self.is_sky][:, 2] / self.depth_m[self.is_sky]
+    def tangent(self, mask: NDArray[np.bool_]) -> NDArray[np.floating]:
+        """Tangent of the elevation [P], about: the sky lies so far away that a camera's height is nothing."""
+        return self._rays[mask][:, 2]
 
-    def fronts(self) -> tuple[NDArray[np.int64], NDArray[np.floating], NDArray[np.floating]]:
-        """Outline [P], metres along it [P] and height in metres [P]."""
+    def fronts(
+        self, mask: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.int64], NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]:
+        """Outline [P], metres along it [P], height in metres [P] and the larger side of a pixel's footprint in metres [P]."""
         name, arc = self._street.frontage.locate(self._edges.reshape(-1, 2))
-        view, _, column = self.is_wall.nonzero()
+        along = np.abs(np.gradient(arc.reshape(self._edges.shape[:2]), axis=1)).ravel()
+        view, _, column = mask.nonzero()
         at = view * self._edges.shape[1] + column
-        return name[at], arc[at], self._points[self.is_wall][:, 2]
+        return name[at], arc[at], self._points(mask)[:, 2], np.maximum(along[at], self._depth_m[mask] / self._focal_px)
 
-    def boxes(self) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
-        """Which box [P], and the part of it [P, 3] in [-1, 1]."""
-        first, last = LAYOUT_CHANNELS.index("part_x"), LAYOUT_CHANNELS.index("part_z")
-        return self._box[self.is_box], self._fine[self.is_box][:, first : last + 1]
+    def boxes(self) -> BoxPixels:
+        """The rays that enter boxes."""
+        boxes, which = self._view.boxes, self._box[self.is_box]
+        view = self.is_box.nonzero()[0]
+        half = boxes.sizes_wlh_m[:, [1, 0, 2]] / 2
+        cos, sin = np.cos(boxes.yaws_rad)[which], np.sin(boxes.yaws_rad)[which]
 
-    def _of(self, name: str) -> NDArray[np.floating]:
-        return self._fine[..., LAYOUT_CHANNELS.index(name)]
+        def local(xyz: NDArray[np.floating]) -> NDArray[np.floating]:
+            return np.stack([cos * xyz[:, 0] + sin * xyz[:, 1], cos * xyz[:, 1] - sin * xyz[:, 0], xyz[:, 2]], -1) / half[which]
+
+        ray, start = local(self._rays[self.is_box]), local(self._origins[view] - boxes.centers_m[which])
+        speed = np.where(np.abs(ray) < 1e-9, 1e-9, ray)
+        depth_m = ((-np.sign(speed) - start) / speed).max(-1).clip(min=0)
+        return BoxPixels(
+            tokens=self._view.tokens, classes=boxes.classes, which=which, part=(start + depth_m[:, None] * ray).clip(-1, 1), ray=ray,
+            depth_m=depth_m,
+        )  # fmt: skip
+
+    def _points(self, mask: NDArray[np.bool_]) -> NDArray[np.floating]:
+        """Global positions [P, 3] in metres."""
+        return self._origins[mask.nonzero()[0]] + self._rays[mask] * self._depth_m[mask][:, None]
+
+    def _walls(self) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        """z-depth [V, W] of the imagined wall and where the open ground before it ends [V, W, 2], in every column of pixels.
+
+        Between the layout's columns they are interpolated, unless the wall jumps there.
+        """
+        depth, edges = self._view.layout.wall_depth_VW.cpu().numpy(), self._view.layout.edge_xy_VW2.cpu().numpy()
+        n, width = depth.shape[1], self._rays.shape[2]
+        at = ((np.arange(width) + 0.5) * n / width - 0.5).clip(0, n - 1)
+        left = at.astype(np.int64).clip(max=max(n - 2, 0))
+        right, nearest = np.minimum(left + 1, n - 1), at.round().astype(np.int64)
+        share = at - left
+        smooth = np.abs(depth[:, right] - depth[:, left]) < 0.1 * depth[:, left] + 0.5
+        between = depth[:, left] * (1 - share) + depth[:, right] * share
+        edge = edges[:, left] * (1 - share)[:, None] + edges[:, right] * share[:, None]
+        return np.where(smooth, between, depth[:, nearest]), np.where(smooth[..., None], edge, edges[:, nearest])

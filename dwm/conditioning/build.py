@@ -19,6 +19,7 @@ from dwm.codec.interface import Codec
 from dwm.conditioning.appearance import Appearance, Street, View
 from dwm.conditioning.layout import Layout, LayoutBoxes, LayoutCaster
 from dwm.conditioning.reprojection import SourceFrame, reproject, trace
+from dwm.conditioning.things import Things
 from dwm.geometry import invert, wrap_angle, yaw_from_rotation
 from dwm.models.conditioning import DenoiseCondition
 from dwm.scenario.types import Scenario
@@ -105,19 +106,20 @@ class ScenarioConditioner:
         return Street(self.scenario.scene.map)
 
     def _view(self, frame: int) -> View:
-        index = self.visible_agents(frame)
-        tokens = tuple(self.scenario.agents.instance_tokens[i] for i in index)
-        return View(layout=self.layout(frame), tokens=tokens, classes=self._classes[index])
+        tokens = tuple(self.scenario.agents.instance_tokens[i] for i in self.visible_agents(frame))
+        return View(
+            cameras=self.cameras, ego_to_global=self.scenario.ego_to_global[frame], layout=self.layout(frame),
+            boxes=self.boxes(frame), tokens=tokens,
+        )  # fmt: skip
 
-    def appearance(self, frame: int, images_V3HW: Tensor) -> Appearance:
-        """The look of a true frame [V, 3, H, W] in [-1, 1]."""
-        return Appearance(self._street, self._view(frame), images_V3HW)
+    def appearance(self, frame: int, images_V3HW: Tensor, things: Things) -> Appearance:
+        """The look of a true frame [V, 3, H, W] in [-1, 1]; ``things`` stand in for what it does not show."""
+        return Appearance(self._street, things, self._view(frame), images_V3HW)
 
     def painted(self, appearance: Appearance, target: int) -> tuple[Tensor, Tensor]:
         """A look laid over a frame: images [V, 3, H, W] in [-1, 1] and the share [V, 1, H/2, W/2] that it covers."""
         images, known = appearance.paint(self._view(target))
-        size = (IMAGE_HEIGHT, IMAGE_WIDTH)
-        return F.interpolate(images, size=size, mode="bilinear", align_corners=False), known
+        return images, F.avg_pool2d(known, IMAGE_HEIGHT // _CAST_HEIGHT)
 
     def window(
         self,

@@ -52,8 +52,8 @@ class Layout:
     points_VHW3: Tensor  # global position of what each pixel shows, metres; sky lies far away
     depth_VHW: Tensor  # z-depth in metres
     box_VHW: Tensor  # index of the box seen, -1 elsewhere
-    fine_VHWC: Tensor  # LAYOUT_CHANNELS for every ray
-    edge_xy_VW2: Tensor  # global position where each image column's wall begins: the end of roads and walkways, metres
+    wall_depth_VW: Tensor  # z-depth of each image column's wall, metres
+    edge_xy_VW2: Tensor  # global position where the open ground before it ends, metres
 
 
 class LayoutCaster:
@@ -86,7 +86,7 @@ class LayoutCaster:
         maps = self._maps(views, points, depth, is_ground, is_wall, hits.index_VHW, boxes)
         return Layout(
             maps_VCHW=F.avg_pool2d(rearrange(maps, "v h w c -> v c h w"), 2),
-            points_VHW3=points, depth_VHW=depth, box_VHW=hits.index_VHW.clamp(min=-1), fine_VHWC=maps, edge_xy_VW2=edge_xy,
+            points_VHW3=points, depth_VHW=depth, box_VHW=hits.index_VHW.clamp(min=-1), wall_depth_VW=wall[:, 0], edge_xy_VW2=edge_xy,
         )  # fmt: skip
 
     def _primitives(self, boxes: LayoutBoxes) -> Primitives:

@@ -43,7 +43,7 @@ def roll_out(
     with torch.inference_mode():
         images = first_images_V3HW.to(world.device)
         first = Given(frame=0, latents_VCHW=world.codec.encode(images), images_V3HW=images)
-        appearance = conditioner.appearance(0, images) if config.appearance else None
+        appearance = conditioner.appearance(0, images, world.things) if config.appearance else None
     return strategy(Session(world=world, conditioner=conditioner, appearance=appearance, config=config, seed=seed), first)
 
 

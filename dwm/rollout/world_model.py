@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dwm.codec.interface import Codec
+from dwm.conditioning.things import Things
 from dwm.errors import InputError
 from dwm.flow.sampler import Denoiser
 from dwm.models.weights import load_model
@@ -21,10 +22,14 @@ class WorldModel:
     codec: Codec
     denoiser: Denoiser
     device: torch.device
+    things: Things
 
     @staticmethod
-    def load(codec_weights: Path, world_weights: Path, device: str = "auto") -> WorldModel:
-        """Read both weight files; raises InputError where they are missing, broken, or do not fit each other."""
+    def load(codec_weights: Path, world_weights: Path, things: Path | None, device: str = "auto") -> WorldModel:
+        """Read the weight files; raises InputError where they are missing, broken, or do not fit each other.
+
+        Without ``things`` the model only knows how those look that the first frame shows.
+        """
         where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         codec, codec_config = load_model(codec_weights, "autoencoder")
         denoiser, config = load_model(world_weights, "multi_view_dit")
@@ -33,7 +38,10 @@ class WorldModel:
                 world_weights, f"expects {config.latent_channels} latent channels, but {codec_weights} makes {codec_config.latent_channels}",
                 "use a world model trained on this codec",
             )  # fmt: skip
-        return WorldModel(codec=codec.to(where).eval(), denoiser=denoiser.to(where).eval(), device=where)
+        return WorldModel(
+            codec=codec.to(where).eval(), denoiser=denoiser.to(where).eval(), device=where,
+            things=Things.load(things) if things else Things.none(),
+        )  # fmt: skip
 
     def decode(self, latents_NVCHW: Tensor) -> Tensor:
         """Images [N, V, 3, H, W] in about [-1, 1], frame by frame so that memory stays that of one frame."""

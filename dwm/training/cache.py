@@ -23,6 +23,7 @@ from tqdm import tqdm
 from dwm.codec.interface import Codec
 from dwm.conditioning.appearance import Appearance
 from dwm.conditioning.build import ScenarioConditioner, camera_features, images_to_tensor
+from dwm.conditioning.things import Things
 from dwm.errors import InputError
 from dwm.models.weights import load_model
 from dwm.rollout.window import Given
@@ -93,6 +94,7 @@ def encode_clips(config: ClipsConfig, codec: Codec, progress: bool = True, part:
     if not records:
         raise InputError(drives, "no rendered drives", "run the training target 'drives' first")
     town: Town | None = None
+    things = Things.load(Path(config.things)) if config.things else Things.none()
     for path in tqdm(records, desc="encoding clips", disable=None if progress and not part else True):
         record = json.loads(path.with_suffix(".json").read_text())
         if record["town"] % config.processes != part:
@@ -110,7 +112,7 @@ def encode_clips(config: ClipsConfig, codec: Codec, progress: bool = True, part:
         latents = {frame: codec.encode(image) for frame, image in images.items()}
         for name, window in zip(names, windows, strict=True):
             if not name.exists():
-                appearance = conditioner.appearance(window.look, images[window.look])
+                appearance = conditioner.appearance(window.look, images[window.look], things)
                 last = window.frames[window.given - 1]
                 source = Given(frame=last, latents_VCHW=latents[last], images_V3HW=codec.decode(latents[last]))
                 video = torch.stack([latents[f] for f in window.frames])

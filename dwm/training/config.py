@@ -96,6 +96,7 @@ class ClipsConfig:
     codec_weights: str = "weights/proving_ground_codec.safetensors"
     device: str = "auto"
     window_step: int = 4  # frames between the starts of consecutive 12 Hz windows
+    things: str = ""  # file of ``ThingsConfig.out``; empty: only what the first frame shows has a look
     processes: int = 1  # that share the towns; appearance is painted on the CPU, whatever the device
 
 
@@ -106,6 +107,7 @@ class ReplayConfig:
     out: str = "out/training/clips"  # beside the clips of true drives
     codec_weights: str = "out/training/codec/weights.safetensors"
     world_weights: str = "out/training/world/weights.safetensors"
+    things: str = ""  # as in ClipsConfig
     device: str = "auto"
     first_town: int = 100
     towns: int = 12
@@ -115,16 +117,32 @@ class ReplayConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ThingsConfig:
+    """Which logs teach how things look."""
+
+    dataroot: str = "out/training/things"  # nuScenes format, with LiDAR
+    version: str = "v1.0-mini"
+    world_scenes: int = 0  # of the proving ground, built at ``dataroot`` when it does not exist
+    world_seed: int = 400
+    out: str = "out/training/things.safetensors"
+    examples: int = 8  # of each class
+    trained_on: str = ""  # what the logs are, in words; stored with the file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
     """One training run."""
 
-    target: str = "world_model"  # "drives" (render), "codec", "clips" (encode), "world_model" or "replay" (its own windows)
+    target: str = (
+        "world_model"  # "drives" (render), "codec", "clips" (encode), "world_model", "replay" (its own windows) or "things"
+    )
     data: str = "out/training/clips"  # folder: rendered drives for the codec, encoded clips for the world model
     initial_weights: str = ""  # safetensors to start from
     trained_on: str = ""  # what the data is, in words; stored with the weights
     drives: DrivesConfig = field(default_factory=DrivesConfig)
     clips: ClipsConfig = field(default_factory=ClipsConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
+    things: ThingsConfig = field(default_factory=ThingsConfig)
     codec: CodecTraining = field(default_factory=CodecTraining)
     world: WorldTraining = field(default_factory=WorldTraining)
     loop: LoopConfig = field(default_factory=LoopConfig)

@@ -33,7 +33,9 @@ def replay(config: ReplayConfig, progress: bool = True) -> Path:
     check_towns(config.first_town, config.towns)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    world = WorldModel.load(Path(config.codec_weights), Path(config.world_weights), config.device)
+    world = WorldModel.load(
+        Path(config.codec_weights), Path(config.world_weights), Path(config.things) if config.things else None, config.device
+    )
     todo = [(t, d) for t in range(config.first_town, config.first_town + config.towns) for d in range(config.drives_per_town)]
     town: Town | None = None
     for town_seed, drive_seed in tqdm(todo, desc="replaying drives", disable=None if progress else True):
@@ -67,7 +69,7 @@ def _windows(
     conditioner = ScenarioConditioner(scenario, world.device)
     first = truth([start])[0]
     session = Session(
-        world=world, conditioner=conditioner, appearance=conditioner.appearance(start, first),
+        world=world, conditioner=conditioner, appearance=conditioner.appearance(start, first, world.things),
         config=RolloutConfig(), seed=int(rng.integers(2**31)),
     )  # fmt: skip
     latents = world.codec.encode(first)
@@ -78,7 +80,7 @@ def _windows(
         images = truth(frames[1:])
         latents = torch.stack([given.latents_VCHW, *(world.codec.encode(image) for image in images)])
         shown = int(rng.integers(len(images)))
-        look = conditioner.appearance(frames[1 + shown], images[shown])
+        look = conditioner.appearance(frames[1 + shown], images[shown], world.things)
         yield encode_window(conditioner, world.codec, latents, frames, round(scenario.fps), given, 1, look)
         made = denoise_window(session, frames, fps=scenario.fps, given=[given], anchors={})
         given = advance(session, frames[-1:], made[-1:], world.decode(made[-1:]), given)[0]

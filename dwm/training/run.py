@@ -16,8 +16,12 @@ def train(config: TrainConfig, progress: bool = False) -> Path:
     """Work on ``config.target``, or go on where the same folder stopped; the path of what was made.
 
     "drives" renders proving-ground videos, "codec" trains on them, "clips" encodes them, "world_model" trains on the clips,
-    "replay" adds clips that begin with the world model's own frames.
+    "replay" adds clips that begin with the world model's own frames, "things" learns what the things of other logs look like.
     """
+    if config.target == "things":
+        from dwm.training.things import learn_things
+
+        return learn_things(config.things, progress)
     if config.target in ("drives", "clips", "world_model"):
         from dwm.training import cache  # here: the cache reads scenes, which codec training does not need
 
@@ -35,4 +39,6 @@ def train(config: TrainConfig, progress: bool = False) -> Path:
         return replay(config.replay, progress)
     if config.target == "codec":
         return fit(CodecTask(config, open_images(Path(config.data))), config.loop, progress=progress)
-    raise InputError("target", f"'{config.target}' cannot be trained", "choose drives, codec, clips, world_model or replay")
+    raise InputError(
+        "target", f"'{config.target}' cannot be trained", "choose drives, codec, clips, world_model, replay or things"
+    )

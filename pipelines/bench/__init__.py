@@ -15,7 +15,13 @@ def _world_model(arguments: argparse.Namespace) -> str:
     from pipelines.bench.world_model import bench_world_model
 
     return bench_world_model(
-        arguments.dataroot, arguments.version, arguments.codec, arguments.world_model, arguments.cases, arguments.steps
+        arguments.dataroot,
+        arguments.version,
+        arguments.codec,
+        arguments.world_model,
+        arguments.things,
+        arguments.cases,
+        arguments.steps,
     )
 
 

@@ -55,9 +55,9 @@ class Case:
     rendered: dict[tuple[str, str, int], Images] = field(default_factory=dict)  # true frames, the same for every mode
 
 
-def bench_world_model(dataroot: Path, version: str, codec: Path, weights: Path, cases: int, steps: int) -> str:
+def bench_world_model(dataroot: Path, version: str, codec: Path, weights: Path, things: Path, cases: int, steps: int) -> str:
     """The table as Markdown; ``cases`` starting moments, one seed each."""
-    world = WorldModel.load(codec, weights)
+    world = WorldModel.load(codec, weights, things)
     found = [case for _, case in zip(range(cases), _cases(dataroot, version), strict=False)]
     if not found:
         raise InputError(dataroot, f"no scene starts faster than {_MIN_SPEED_MPS} m/s", "build more scenes")

@@ -1,0 +1,100 @@
+"""How things look that no frame of the clip has shown yet: a shape for each class and some examples of its colours.
+
+Learnt from LiDAR and cameras of other logs (``dwm.training.things``). A box says where a thing is; the shape says which rays
+through the box meet it, and the example what they see.
+
+Shapes: P rays, K classes (DETECTION_CLASSES), N examples, X Y Z cells of a box, forward, left, up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from dwm.errors import InputError
+from dwm.models.weights import load_tensors
+from dwm.scenes.types import DETECTION_CLASSES
+
+GRID = (40, 20, 28)
+_STEPS = 48  # of a ray through a box: about a cell each
+_KIND = "things"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Things:
+    """Shapes and examples. Colours lie in [-1, 1] outside this class and are bytes inside."""
+
+    solid_KXYZ: NDArray[np.bool_]  # which cells of a box the class fills; none: the class is unknown
+    colours_NXYZ3: NDArray[np.uint8]  # of the surface of each example; meaningless where its class is not solid
+    classes_N: NDArray[np.int64]
+    road_N3: NDArray[np.float32]  # what plain road looked like under the same light, in [0, 1]
+
+    def examples(self, kind: int) -> list[int]:
+        """Examples of a class."""
+        return np.flatnonzero(self.classes_N == kind).tolist()
+
+    def meet(
+        self, kind_P: NDArray[np.int64], part_P3: NDArray[np.floating], ray_P3: NDArray[np.floating]
+    ) -> NDArray[np.float32]:
+        """Where rays that enter a box at ``part`` first meet the thing [P, 3], NaN where they pass it by.
+
+        ``part`` and ``ray`` are in half boxes. A class without a shape fills its box.
+        """
+        part, ray = part_P3.astype(np.float32), ray_P3.astype(np.float32)
+        speed = np.where(np.abs(ray) < 1e-9, np.float32(1e-9), ray)
+        leave = ((np.sign(speed) - part) / speed).min(-1).clip(min=0)  # the far side
+        along = np.linspace(0, 1, _STEPS, dtype=np.float32)[:, None] * leave  # [S, P]
+        places = part + along[..., None] * ray
+        shaped = self.solid_KXYZ.any((1, 2, 3))[kind_P]
+        hit = self.solid_KXYZ[(kind_P, *np.moveaxis(_cells(places), -1, 0))] | ~shaped
+        return np.where(hit.any(0)[:, None], places[hit.argmax(0), np.arange(len(kind_P))], np.float32(np.nan))
+
+    def colours(
+        self, example_P: NDArray[np.int64], place_P3: NDArray[np.floating], road_3: NDArray[np.floating]
+    ) -> NDArray[np.float64]:
+        """Colours [P, 3] of places on examples under the light in which plain road looks like ``road``."""
+        seen = self.colours_NXYZ3[(example_P, *np.moveaxis(_cells(place_P3), -1, 0))] / 255.0
+        light = ((road_3 + 1) / 2 / np.maximum(self.road_N3, 0.02))[example_P]
+        return (2 * seen * light - 1).clip(-1, 1)
+
+    def save(self, path: Path, metadata: dict[str, str]) -> Path:
+        """Write a file for ``load``."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {
+            "solid": self.solid_KXYZ.astype(np.uint8), "colours": self.colours_NXYZ3, "classes": self.classes_N, "road": self.road_N3
+        }  # fmt: skip
+        save_file(tensors, path, metadata={**metadata, "format": "np", "kind": _KIND})
+        return path
+
+    @staticmethod
+    def load(path: Path) -> Things:
+        """Raises InputError when the file is missing, broken or holds something else."""
+        tensors, metadata = load_tensors(path)
+        shapes = {name: tuple(t.shape) for name, t in tensors.items()}
+        n = shapes.get("classes", (0,))[0]
+        fits = {"solid": (len(DETECTION_CLASSES), *GRID), "colours": (n, *GRID, 3), "classes": (n,), "road": (n, 3)}
+        if metadata.get("kind") != _KIND or shapes != fits:
+            raise InputError(
+                path, f"holds no examples of things (kind '{metadata.get('kind', '')}')", "make them with `roadreel train`"
+            )
+        values = {name: t.numpy() for name, t in tensors.items()}
+        return Things(
+            solid_KXYZ=values["solid"] > 0, colours_NXYZ3=values["colours"], classes_N=values["classes"].astype(np.int64), road_N3=values["road"]
+        )  # fmt: skip
+
+    @staticmethod
+    def none() -> Things:
+        """No shapes and no examples: every thing fills its box."""
+        return Things(
+            solid_KXYZ=np.zeros((len(DETECTION_CLASSES), *GRID), bool), colours_NXYZ3=np.zeros((0, *GRID, 3), np.uint8),
+            classes_N=np.zeros(0, np.int64), road_N3=np.zeros((0, 3), np.float32),
+        )  # fmt: skip
+
+
+def _cells(place: NDArray[np.floating]) -> NDArray[np.int32]:
+    """Indices of the cells of places in [-1, 1]."""
+    return ((place + 1) * (np.array(GRID, np.float32) / 2)).astype(np.int32).clip(0, np.array(GRID, np.int32) - 1)
