@@ -21,7 +21,7 @@ class ClipMatchConfig:
     """How detections are matched to conditioned boxes."""
 
     match_m: float = 2.0  # centre distance in the plane
-    min_score: float = 0.3  # a detection counts from this score on
+    min_score: float = 0.3  # a detection counts from this score on; a detector knows its own (evaluators.operating_point)
     max_range_m: float = 30.0  # boxes further from the ego are left out, conditioned and detected alike
 
 

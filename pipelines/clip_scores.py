@@ -19,7 +19,7 @@ from dwm.scenes.proving_ground.counterfactual import CounterfactualRenderer, ope
 from dwm.scenes.types import CAMERAS
 from evaluators.boxes import Boxes, boxes_of_scenario
 from evaluators.buckets import BUCKET_S, bucket_means
-from evaluators.clip_detection import ClipDetectionScore, score_clip_detections
+from evaluators.clip_detection import ClipDetectionScore, ClipMatchConfig, score_clip_detections
 from evaluators.counterfactual import psnr_db, score_counterfactual
 from evaluators.detection import DetectionReport, evaluate_boxes_in_memory
 from evaluators.detector.inference import Detector
@@ -69,7 +69,7 @@ def score_clip(
     if detector is not None:
         labels = [_visible_labels(scenario, conditioner, f) for f in frames]
         found = _detect(detector, conditioner, scenario, video[frames], frames)
-        clip = score_clip_detections([boxes for _, boxes in labels], found)
+        clip = score_clip_detections([boxes for _, boxes in labels], found, _matching(detector))
         gate |= clip.metrics()
         _add_detection(table, clip, _official(labels, found), frames, "generated")
         detections = dict(zip(frames, found, strict=True))
@@ -79,7 +79,7 @@ def score_clip(
         }
         if truth is not None:
             seen = _detect(detector, conditioner, scenario, truth, frames)
-            reference = score_clip_detections([boxes for _, boxes in labels], seen)
+            reference = score_clip_detections([boxes for _, boxes in labels], seen, _matching(detector))
             gate["detection.reference_materialised"] = reference.materialised
             _add_detection(table, reference, _official(labels, seen), frames, "truth")
         else:
@@ -163,6 +163,11 @@ def _official(labels: list[tuple[NDArray[np.int64], Boxes]], found: list[Boxes])
     )
 
 
+def _matching(detector: Detector) -> ClipMatchConfig:
+    known = detector.operating_score
+    return ClipMatchConfig() if known is None else ClipMatchConfig(min_score=known)
+
+
 def _detect(
     detector: Detector, conditioner: ScenarioConditioner, scenario: Scenario, images: Images, frames: Sequence[int]
 ) -> list[Boxes]:
@@ -196,7 +201,8 @@ def _add_logged_reference(table: _Table, detector: Detector, scenario: Scenario,
         return {}
     conditioner = ScenarioConditioner(log.scenario, device)
     boxes = [_visible_labels(log.scenario, conditioner, f)[1] for f in log.frames]
-    score = score_clip_detections(boxes, _detect(detector, conditioner, log.scenario, log.images, log.frames))
+    found = _detect(detector, conditioner, log.scenario, log.images, log.frames)
+    score = score_clip_detections(boxes, found, _matching(detector))
     metrics = {"detection.reference_materialised": score.materialised, "detection.logged_boxes": float(score.total.boxes)}
     for name, value in metrics.items():
         table.add(name, value, "", source="log", samples=len(log.frames))

@@ -25,11 +25,11 @@ from dwm.conditioning.looks.sky import SkyLook
 from dwm.conditioning.things import Things
 from dwm.mipmap import Mipmap, pixel_footprint_m
 from dwm.raycast import PinholeViews
-from dwm.scenes.types import Camera, SceneMap
+from dwm.scenes.types import MAP_LAYERS, Camera, SceneMap
 
 _HORIZON_M = 90.0  # an imagined wall farther away is the end of sight, not a front
 _RANGE_M = 150.0  # of the ground
-_SKY_ALIKE = 0.12  # a wall's pixels this near to the sky's colour show the sky above the true front
+_SKY_ALIKE = 0.1  # a wall's pixels that differ from the sky by this share of its brightness show the sky above the true front
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,8 @@ class Appearance:
         self._ground = GroundLook(*here.ground(ground), colours[ground])
         self._sky = SkyLook(here.tangent(heaven), colours[heaven])
         at_wall, (above, known) = colours[wall], self._sky.at(here.tangent(wall))
-        is_sky = (np.abs(at_wall - above).mean(-1) < _SKY_ALIKE) & (known > 0)
+        brightness = (above + 1).mean(-1)  # at night everything is near to black
+        is_sky = (np.abs(at_wall - above).mean(-1) < _SKY_ALIKE * brightness) & (known > 0)
         self._fronts = FrontLook(*here.fronts(wall), at_wall, is_sky)
         self._boxes = BoxLook(things, here.boxes(), colours[here.is_box], self._ground.road)
 
@@ -117,7 +118,11 @@ class _Surfaces:
         x, y, z = (torch.from_numpy(np.ascontiguousarray(a)) for a in (xy[:, 0], xy[:, 1], depth_m))
         height_m = max(float(self._origins[:, 2].mean()), 0.5)
         layers = self._street.layers.sample(x, y, pixel_footprint_m(z, self._focal_px, height_m)).numpy()
-        return layers, depth_m, self._street.kerb.bins(xy), self._street.crossings.locate(xy)
+        kerb, crossing, place = (np.zeros(len(xy), np.int64) for _ in range(3))
+        on_road, on_crossing = (layers[:, MAP_LAYERS.index(name)] > 0 for name in ("drivable", "ped_crossing"))
+        kerb[on_road] = self._street.kerb.bins(xy[on_road])
+        crossing[on_crossing], place[on_crossing] = self._street.crossings.locate(xy[on_crossing])
+        return layers, depth_m, kerb, (crossing, place)
 
     def tangent(self, mask: NDArray[np.bool_]) -> NDArray[np.floating]:
         """Tangent of the elevation [P], about: the sky lies so far away that a camera's height is nothing."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -29,6 +30,7 @@ from dwm.scenes.types import DETECTION_CLASSES, Camera
 IMAGE_HEIGHT, IMAGE_WIDTH = 128, 224
 _CAST_HEIGHT, _CAST_WIDTH = IMAGE_HEIGHT // 2, IMAGE_WIDTH // 2
 _BOX_RANGE_M = 90.0
+_PAINTERS = 2  # threads; NumPy lets go of the interpreter while it works
 _WEAR_PER_WINDOW = 0.9  # codec and model cost a little each time
 
 
@@ -141,7 +143,10 @@ class ScenarioConditioner:
         layouts = torch.stack([self.layout(f).maps_VCHW for f in frames]) if layout else None
         memory, valid, colours, known = None, None, None, None
         if appearance is not None and layout:
-            colours, known = _encoded(codec, [self.painted(appearance, f) for f in frames])
+            for f in frames:
+                self.layout(f)  # cast before the threads ask for them
+            with ThreadPoolExecutor(_PAINTERS) as pool:
+                colours, known = _encoded(codec, list(pool.map(lambda f: self.painted(appearance, f), frames)))
         if source is not None and source_images_VCHW is not None:
             memory, valid = _encoded(codec, [self.memory(source, source_images_VCHW, f, source_sharpness_VHW) for f in frames])
         on = torch.ones(1, dtype=torch.bool, device=self.device)

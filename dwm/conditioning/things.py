@@ -44,14 +44,19 @@ class Things:
 
         ``part`` and ``ray`` are in half boxes. A class without a shape fills its box.
         """
-        part, ray = part_P3.astype(np.float32), ray_P3.astype(np.float32)
-        speed = np.where(np.abs(ray) < 1e-9, np.float32(1e-9), ray)
-        leave = ((np.sign(speed) - part) / speed).min(-1).clip(min=0)  # the far side
-        along = np.linspace(0, 1, _STEPS, dtype=np.float32)[:, None] * leave  # [S, P]
-        places = part + along[..., None] * ray
+        speed = np.where(np.abs(ray_P3) < 1e-9, 1e-9, ray_P3)
+        leave = ((np.sign(speed) - part_P3) / speed).min(-1).clip(min=0)  # the far side
+        place, step = part_P3.astype(np.float32), (ray_P3 * leave[:, None] / _STEPS).astype(np.float32)
+        met = np.full_like(place, np.nan)
         shaped = self.solid_KXYZ.any((1, 2, 3))[kind_P]
-        hit = self.solid_KXYZ[(kind_P, *np.moveaxis(_cells(places), -1, 0))] | ~shaped
-        return np.where(hit.any(0)[:, None], places[hit.argmax(0), np.arange(len(kind_P))], np.float32(np.nan))
+        met[~shaped] = place[~shaped]
+        ahead = shaped.nonzero()[0]
+        for n in range(_STEPS):
+            now = place[ahead] + n * step[ahead]
+            hit = self.solid_KXYZ[(kind_P[ahead], *_cells(now).T)]
+            met[ahead[hit]] = now[hit]
+            ahead = ahead[~hit]
+        return met
 
     def colours(
         self, example_P: NDArray[np.int64], place_P3: NDArray[np.floating], road_3: NDArray[np.floating]

@@ -124,6 +124,7 @@ class ThingsConfig:
     version: str = "v1.0-mini"
     world_scenes: int = 0  # of the proving ground, built at ``dataroot`` when it does not exist
     world_seed: int = 400
+    world_duration_s: float = 6.0
     out: str = "out/training/things.safetensors"
     examples: int = 8  # of each class
     trained_on: str = ""  # what the logs are, in words; stored with the file

@@ -50,7 +50,7 @@ def learn_things(config: ThingsConfig, progress: bool = False) -> Path:
     """
     root, counts, seen = Path(config.dataroot), np.zeros((len(DETECTION_CLASSES), *GRID)), []
     if config.world_scenes and not root.exists():
-        build_world(root, config.world_scenes, config.world_seed, version=config.version)
+        build_world(root, config.world_scenes, config.world_seed, duration_s=config.world_duration_s, version=config.version)
     names = list_scenes(root, config.version)
     for name in tqdm(names, desc="things", unit="scene", disable=not progress):
         scene = read_scene(root, config.version, name)

@@ -21,16 +21,24 @@ Array = NDArray[np.float64]
 
 
 class Detector:
-    """A loaded detector; ``sha256`` names its weights in protocol cards."""
+    """A loaded detector; ``sha256`` names its weights in protocol cards.
 
-    def __init__(self, model: BevDetector, device: str = "cpu", settings: DecodeConfig | None = None, sha256: str = "") -> None:
+    ``operating_score`` is the score from which on its boxes are to be believed; None where it was not measured.
+    """
+
+    def __init__(
+        self, model: BevDetector, device: str = "cpu", settings: DecodeConfig | None = None, sha256: str = "",
+        operating_score: float | None = None,
+    ) -> None:  # fmt: skip
         self.model, self.device, self.settings, self.sha256 = model.eval().to(device), device, settings, sha256
+        self.operating_score = operating_score
         self._taps: tuple[bytes, Taps] | None = None
 
     @staticmethod
     def load(path: Path, device: str = "cpu") -> Detector:
         """Raises InputError for broken or foreign weights."""
-        return Detector(load_detector(path)[0], device, sha256=sha256_of(path))
+        model, facts = load_detector(path)
+        return Detector(model, device, sha256=sha256_of(path), operating_score=facts.get("operating_score"))
 
     def detect(self, images: NDArray[np.uint8], intrinsics: Array, camera_to_ego: Array) -> Boxes:
         """Boxes in the present ego frame.

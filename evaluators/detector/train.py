@@ -29,6 +29,7 @@ from evaluators.detector.model import BevDetector, DetectorConfig
 from evaluators.detector.samples import KeyFrames, cached_key_frames, sampling_weights
 from evaluators.detector.targets import make_targets
 from evaluators.detector.weights import save_detector
+from evaluators.operating_point import operating_score
 from evaluators.splits import scenes_of_split
 
 log = logging.getLogger(__name__)
@@ -198,7 +199,8 @@ def _validate(config: DetectorTrainConfig, state: _State, validation: KeyFrames)
         report.mean_ap_with_truth,
         report.nds,
     )
-    return report.metrics(prefix="val.")
+    score = operating_score(list(truth.values()), list(found.values()))
+    return report.metrics(prefix="val.") | ({"operating_score": score} if math.isfinite(score) else {})
 
 
 def _restore(config: DetectorTrainConfig, path: Path) -> _State:

@@ -5,19 +5,25 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 from scipy.spatial import KDTree
 from torch import Tensor
 
 from dwm.conditioning.appearance import Appearance, Street, View
 from dwm.conditioning.frontage import Frontage
 from dwm.conditioning.layout import LAYOUT_CHANNELS, LayoutBoxes, LayoutCaster
-from dwm.conditioning.looks import FrontLook, mirrored
+from dwm.conditioning.looks.fronts import FrontLook, mirrored
+from dwm.conditioning.looks.ground import Crossings
+from dwm.conditioning.things import GRID, Things
+from dwm.errors import InputError
 from dwm.geometry import transform_from_xy_yaw
+from dwm.raycast import PinholeViews
 from dwm.scenes.proving_ground.rig import make_rig
 from dwm.scenes.types import DETECTION_CLASSES, SceneMap
 
 CAMERAS = make_rig((128, 224))
-H, W = 64, 112
+H, W = 128, 224
+CAST_H, CAST_W = 64, 112
 COLOURS = {"road": -0.5, "divider": 0.9, "walkway": 0.3, "bare": -0.9}
 CAR, PEDESTRIAN = DETECTION_CLASSES.index("car"), DETECTION_CLASSES.index("pedestrian")
 
@@ -48,7 +54,8 @@ class Town:
     def view(self, x: float, *boxes: tuple[float, float, int], tokens: tuple[str, ...] = (), yaw: float = 0.0) -> View:
         pose = transform_from_xy_yaw(np.float64(x), np.float64(0.0), np.float64(yaw))
         placed = boxes_at(*boxes)
-        return View(layout=self.caster.cast(CAMERAS, pose, placed, H, W), tokens=tokens, classes=placed.classes)
+        layout = self.caster.cast(CAMERAS, pose, placed, CAST_H, CAST_W)
+        return View(cameras=CAMERAS, ego_to_global=pose, layout=layout, boxes=placed, tokens=tokens)
 
 
 @pytest.fixture(scope="module")
@@ -56,24 +63,46 @@ def town() -> Town:
     return Town()
 
 
+def rays(view: View) -> PinholeViews:
+    poses = torch.from_numpy(np.stack([view.ego_to_global @ c.camera_to_ego for c in CAMERAS])).float()
+    return PinholeViews(poses, torch.from_numpy(np.stack([c.intrinsics for c in CAMERAS])).float(), H, W)
+
+
+def ground_points(view: View) -> tuple[Tensor, Tensor, Tensor]:
+    """x, y [V, H, W] where rays meet the ground before a wall or a box, in metres; and the z-depth, infinite elsewhere."""
+    lines, layout = rays(view), view.layout
+    depth = -lines.origins_V3[:, None, None, 2] / lines.directions_VHW3[..., 2].clamp(max=-1e-6)
+    x, y, _ = (lines.origins_V3[:, None, None] + depth[..., None] * lines.directions_VHW3).unbind(-1)
+    # Within the street no wall can be nearer.
+    on = (lines.directions_VHW3[..., 2] < 0) & (y.abs() < 8) & (large(layout.box_VHW) < 0)
+    return x, y, torch.where(on, depth, torch.inf)
+
+
+def large(values_VHW: Tensor) -> Tensor:
+    """A layout's values for every pixel of an image."""
+    return values_VHW.repeat_interleave(H // CAST_H, 1).repeat_interleave(W // CAST_W, 2)
+
+
 def layer(view: View, name: str) -> Tensor:
-    return view.layout.fine_VHWC[..., LAYOUT_CHANNELS.index(name)]
+    maps = view.layout.maps_VCHW[:, LAYOUT_CHANNELS.index(name)]
+    return maps.repeat_interleave(H // maps.shape[1], 1).repeat_interleave(W // maps.shape[2], 2)
 
 
 def walls(view: View) -> Tensor:
-    return (layer(view, "is_wall") > 0) & (view.layout.depth_VHW < 90)
+    """Pixels that show nothing but near walls."""
+    return (layer(view, "is_wall") == 1) & (large(view.layout.depth_VHW) < 90)
 
 
 def grey(view: View, default: float = 0.0) -> Tensor:
     """Pictures [V, 3, H, W] of one grey."""
-    return torch.full((*view.layout.depth_VHW.shape[:1], 3, H, W), default)
+    return torch.full((len(view.cameras), 3, H, W), default)
 
 
 def fronts(view: View) -> Tensor:
-    """Pictures whose walls have a colour of the place in the world."""
-    images, points = grey(view), view.layout.points_VHW3
+    """Pictures whose walls have a colour of the place in the world, and whose sky has none of these."""
+    images, points = grey(view, 5.0), view.layout.points_VHW3.repeat_interleave(2, 1).repeat_interleave(2, 2)
     colour = torch.stack([torch.sin(points[..., 0] / 6), torch.cos(points[..., 0] / 9), points[..., 2] / 20], dim=1)
-    return torch.where(walls(view)[:, None], colour, images)
+    return torch.where((large(view.layout.depth_VHW) < 90)[:, None], colour, images)
 
 
 def test_arc_lengths_grow_by_the_metres_walked_and_sides_have_their_own_names(town):
@@ -110,25 +139,66 @@ def test_ground_takes_the_colours_of_its_kind_wherever_the_street_goes_on(town):
     here, there = town.view(0.0), town.view(150.0)
 
     def ground(view: View) -> Tensor:
-        road, divider, _, walkway = (layer(view, name) for name in ("drivable", "divider", "ped_crossing", "walkway"))
-        bare = (1 - road - walkway).clamp(min=0)
-        value = (road - divider) * COLOURS["road"] + divider * COLOURS["divider"] + walkway * COLOURS["walkway"]
-        value = value + bare * COLOURS["bare"]
-        return torch.where(layer(view, "is_ground") > 0, value, 0.0)[:, None].expand(-1, 3, -1, -1)
+        _, y, depth = ground_points(view)
+        value = torch.full_like(y, COLOURS["bare"])
+        for half, name in ((7.0, "walkway"), (4.0, "road"), (0.2, "divider")):
+            value = torch.where(y.abs() < half, COLOURS[name], value)
+        return torch.where(depth.isfinite(), value, 0.0)[:, None].expand(-1, 3, -1, -1)
 
-    painted, known = Appearance(town.street, here, ground(here)).paint(there)
-    near = (layer(there, "is_ground") > 0) & (there.layout.depth_VHW < 12)
+    painted, known = Appearance(town.street, Things.none(), here, ground(here)).paint(there)
+    _, y, depth = ground_points(there)
+    near = (depth < 12) & (y.abs() < 6.5)
     assert float(known[:, 0][near].min()) == pytest.approx(1.0, abs=1e-5)
     error = (painted - ground(there)).abs()[:, 0][near]
     assert float(error.mean()) < 0.03
-    line = near & (layer(there, "divider") > 0.9)
+    line = near & (y.abs() < 0.05)
+    assert line.sum() > 20
     assert float(painted[:, 0][line].mean()) > 0.7
+
+
+def test_stripes_of_a_crossing_that_was_seen_run_across_others_of_any_direction():
+    layers = np.zeros((4, 600, 1200), dtype=np.uint8)
+    layers[0, 200:400] = layers[0, :, 700:900] = 1  # a road of 40 m along x, one along y
+    layers[2, 220:380, 640:660] = 1  # walked along y, x 28 to 32 m
+    layers[2, 420:440, 710:890] = 1  # walked along x, beyond the junction
+    street_map = SceneMap(layers=layers, origin_xy_m=np.array([-100.0, -60.0]), metres_per_pixel=0.2, lane_graph=None)
+    crossings = Crossings(street_map)
+    y = np.arange(-15.9, 15.9, 0.3)
+    names, bins = crossings.locate(np.stack([np.full(len(y), 30.0), y], -1))
+    assert set(names.tolist()) == {names[0]} != {0}
+    np.testing.assert_allclose(np.abs(np.diff(bins[:40])), 2, atol=1)
+    street, caster = Street(street_map), LayoutCaster(street_map)
+
+    def view(x: float, y: float, yaw: float) -> View:
+        pose = transform_from_xy_yaw(np.float64(x), np.float64(y), np.float64(yaw))
+        return View(
+            cameras=CAMERAS,
+            ego_to_global=pose,
+            layout=caster.cast(CAMERAS, pose, boxes_at(), CAST_H, CAST_W),
+            boxes=boxes_at(),
+            tokens=(),
+        )
+
+    here, there = view(20.0, 0.0, 0.0), view(60.0, 16.0, np.pi / 2)
+    x, y, depth = ground_points(here)
+    white = (torch.floor(y / 0.6) % 2 == 0) & ((x - 30).abs() < 2)
+    image = torch.where(white & depth.isfinite(), 0.9, -0.5)[:, None].expand(-1, 3, -1, -1)
+    painted, _ = Appearance(street, Things.none(), here, image).paint(there)
+    lines = rays(there)
+    x, y, _ = (lines.origins_V3[:, None, None] + lines.directions_VHW3 * (
+        -lines.origins_V3[:, None, None, 2] / lines.directions_VHW3[..., 2].clamp(max=-1e-6))[..., None]).unbind(-1)  # fmt: skip
+    on = ((y - 26).abs() < 1.5) & ((x - 60).abs() < 5) & (lines.directions_VHW3[..., 2] < -0.05)
+    along, shade = x[on], painted[:, 0][on]
+    assert on.sum() > 500
+    wave = torch.exp(2j * np.pi * along / 1.2)
+    strength = (shade * wave).mean().abs() / (shade - shade.mean()).abs().mean()
+    assert strength > 0.4  # 0.5 for full stripes of this period, 0 for any others
 
 
 def test_fronts_that_were_seen_keep_their_place_as_the_car_drives_on(town):
     here, there = town.view(0.0), town.view(4.0)
-    painted, known = Appearance(town.street, here, fronts(here)).paint(there)
-    close = walls(there) & (there.layout.depth_VHW < 25)
+    painted, known = Appearance(town.street, Things.none(), here, fronts(here)).paint(there)
+    close = walls(there) & (large(there.layout.depth_VHW) < 25)
     assert close.sum() > 1000
     assert float(known[:, 0][close].min()) == 1.0
     wrong = (painted - fronts(there)).abs().mean(1)[close].mean()
@@ -138,17 +208,17 @@ def test_fronts_that_were_seen_keep_their_place_as_the_car_drives_on(town):
 
 def test_fronts_that_were_not_seen_are_made_of_what_was_and_stay_on_their_wall(town):
     here = town.view(0.0)
-    look = Appearance(town.street, here, fronts(here))
+    look = Appearance(town.street, Things.none(), here, fronts(here))
     seen = KDTree(fronts(here).permute(0, 2, 3, 1)[walls(here)].numpy())
     pairs = []
     for x in (180.0, 181.5):
         view = town.view(x)
         painted, known = look.paint(view)
-        close = walls(view) & (view.layout.depth_VHW < 20)
+        close = walls(view) & (large(view.layout.depth_VHW) < 20)
         assert float(known[:, 0][close].min()) == 1.0
         colours = painted.permute(0, 2, 3, 1)[close].numpy()
         assert np.quantile(seen.query(colours)[0], 0.9) < 0.1
-        pairs.append((view.layout.points_VHW3[close].numpy(), colours))
+        pairs.append((view.layout.points_VHW3.repeat_interleave(2, 1).repeat_interleave(2, 2)[close].numpy(), colours))
     (places, first), (others, second) = pairs
     away, match = KDTree(others).query(places)
     same = away < 0.15
@@ -163,9 +233,9 @@ def test_an_outline_seen_at_both_ends_of_its_arc_was_not_seen_between():
     arc = np.concatenate([rng.uniform(0, 30, 4000), rng.uniform(480, 500, 4000)])
     name, z = np.zeros(8000, np.int64), rng.uniform(0, 8, 8000)
     colours = np.stack([np.sin(arc / 3), np.cos(arc / 3), z / 8], -1)
-    look = FrontLook(name, arc, z, np.full(8000, 10.0), colours)
+    look = FrontLook(name, arc, z, np.full(8000, 0.1), colours, np.zeros(8000, bool))
     between = np.linspace(100, 400, 600)
-    found, known = look.at(np.zeros(600, np.int64), between, np.full(600, 4.0), np.full(600, 10.0))
+    found, _, known = look.at(np.zeros(600, np.int64), between, np.full(600, 4.0), np.full(600, 0.1))
     assert known.min() == 1
     assert found[:, 0].std() > 0.4
     low, high = arc[:4000].min(), arc[:4000].max()
@@ -178,13 +248,13 @@ def test_a_box_keeps_its_look_and_lends_it_to_its_like_but_not_to_strangers(town
     here = town.view(0.0, *places, tokens=("red", "blue"))
     images = grey(here)
     for index, channel in ((0, 0), (1, 2)):
-        images[:, channel][here.layout.box_VHW == index] = 1.0
-    look = Appearance(town.street, here, images)
+        images[:, channel][large(here.layout.box_VHW) == index] = 1.0
+    look = Appearance(town.street, Things.none(), here, images)
     there = town.view(
         90.0, (103.0, 2.5, CAR), (100.0, -3.0, CAR), (98.0, 5.5, PEDESTRIAN), tokens=("red", "stranger", "walker")
     )
     painted, known = look.paint(there)
-    own, borrowed, none = (there.layout.box_VHW == i for i in range(3))
+    own, borrowed, none = (large(there.layout.box_VHW) == i for i in range(3))
     assert min(int(m.sum()) for m in (own, borrowed, none)) > 20
     colours = painted.permute(0, 2, 3, 1)
     np.testing.assert_allclose(colours[own].mean(0).numpy(), [1, 0, 0], atol=0.05)
@@ -195,13 +265,12 @@ def test_a_box_keeps_its_look_and_lends_it_to_its_like_but_not_to_strangers(town
 
 def test_the_sky_keeps_its_colour_by_elevation_when_the_car_turns(town):
     def heavens(view: View) -> Tensor:
-        points = view.layout.points_VHW3
-        sky = (view.layout.box_VHW < 0) & (layer(view, "is_ground") == 0) & (view.layout.depth_VHW > 90)
-        tangent = points[..., 2] / view.layout.depth_VHW
+        tangent = rays(view).directions_VHW3[..., 2]
+        sky = (layer(view, "is_ground") == 0) & (large(view.layout.depth_VHW) > 90)
         return torch.where(sky, tangent, 0.0)[:, None].expand(-1, 3, -1, -1)
 
     here, there = town.view(0.0), town.view(40.0, yaw=0.4)
-    painted, known = Appearance(town.street, here, heavens(here)).paint(there)
+    painted, known = Appearance(town.street, Things.none(), here, heavens(here)).paint(there)
     sky = heavens(there)[:, 0] > 0.02
     assert int(sky.sum()) > 50
     assert float((painted - heavens(there))[:, 0][sky].abs().mean()) < 0.03
@@ -212,7 +281,99 @@ def test_without_any_map_the_sky_and_the_bare_ground_are_all_there_is():
     blank = SceneMap(
         layers=np.zeros((4, 50, 50), dtype=np.uint8), origin_xy_m=np.zeros(2), metres_per_pixel=1.0, lane_graph=None
     )
-    view = View(layout=LayoutCaster(blank).cast(CAMERAS, np.eye(4), boxes_at(), H, W), tokens=(), classes=np.zeros(0, np.int64))
-    painted, known = Appearance(Street(blank), view, grey(view, 0.5)).paint(view)
+    layout = LayoutCaster(blank).cast(CAMERAS, np.eye(4), boxes_at(), CAST_H, CAST_W)
+    view = View(cameras=CAMERAS, ego_to_global=np.eye(4), layout=layout, boxes=boxes_at(), tokens=())
+    painted, known = Appearance(Street(blank), Things.none(), view, grey(view, 0.5)).paint(view)
     assert float(known.min()) == pytest.approx(1.0)
     torch.testing.assert_close(painted, grey(view, 0.5))
+
+
+def half_high(colours: tuple[int, ...], kind: int = CAR) -> Things:
+    """Things whose class fills the lower half of its box; one example of each red in bytes, lit so that road is mid-grey."""
+    solid = np.zeros((len(DETECTION_CLASSES), *GRID), bool)
+    solid[kind, :, :, : GRID[2] // 2] = True
+    examples = np.zeros((len(colours), *GRID, 3), np.uint8)
+    examples[..., 0] = np.array(colours)[:, None, None, None]
+    return Things(
+        solid_KXYZ=solid,
+        colours_NXYZ3=examples,
+        classes_N=np.full(len(colours), kind),
+        road_N3=np.full((len(colours), 3), 0.5, np.float32),
+    )
+
+
+def test_rays_meet_the_shape_and_not_the_box():
+    things = half_high((200,))
+    parts = np.array([[-1.0, 0, -0.5], [-1, 0, 0.5], [-1, 0, 0.5], [-1, 0, 0.9]])
+    ways = np.array([[1.0, 0, 0], [1, 0, 0], [1, 0, -1], [1, 0, 0]])
+    kinds = np.array([CAR, CAR, CAR, PEDESTRIAN])
+    met = things.meet(kinds, parts, ways)
+    np.testing.assert_allclose(met[0], [-1, 0, -0.5], atol=1e-6)
+    assert np.isnan(met[1]).all()
+    np.testing.assert_allclose(met[2], [-0.5, 0, 0], atol=0.1)  # comes down onto its top
+    np.testing.assert_allclose(met[3], [-1, 0, 0.9], atol=1e-6)  # a class without a shape fills its box
+
+
+def test_an_example_is_shown_under_the_light_of_the_frame():
+    things = half_high((200,))
+    place = np.zeros((1, 3))
+    for road, expected in ((0.5, 200 / 255), (0.25, 100 / 255), (0.9, 1.0)):
+        shown = things.colours(np.array([0]), place, np.full(3, 2 * road - 1))
+        assert (shown[0, 0] + 1) / 2 == pytest.approx(expected, abs=1e-6)
+
+
+def test_an_unseen_thing_is_an_example_of_its_class_with_the_street_behind_what_it_leaves_free(town):
+    here, there = town.view(0.0), town.view(90.0, (100.0, 0.0, CAR), tokens=("stranger",))
+    look = Appearance(town.street, half_high((200,)), here, grey(here, 0.0))
+    painted, known = look.paint(there)
+    on = large(there.layout.box_VHW) == 0
+    lower = on & (painted[:, 1] < -0.9)  # the example has no green; the grey street has
+    assert 0.35 < float(lower.sum() / on.sum()) < 0.75
+    rows = lower.nonzero()[:, 1].float().mean() - (on & ~lower).nonzero()[:, 1].float().mean()
+    assert rows > 3  # below what is left free
+    np.testing.assert_allclose(painted[:, 0][lower].numpy(), 2 * 200 / 255 - 1, atol=0.01)
+    assert float(known[:, 0][on].min()) == pytest.approx(1.0)
+
+
+def test_a_thing_seen_from_afar_takes_after_the_example_most_like_it_when_it_comes_near(town):
+    here = town.view(0.0, (28.0, 0.0, CAR), tokens=("mine",))
+    image = grey(here)
+    image[:, 0][large(here.layout.box_VHW) == 0] = 2 * 60 / 255 - 1
+    image[:, 1:][large(here.layout.box_VHW)[:, None].expand(-1, 2, -1, -1) == 0] = -1.0
+    look = Appearance(town.street, half_high((250, 60, 150)), here, image)
+    there = town.view(21.0, (28.0, 0.0, CAR), tokens=("mine",))
+    painted, _ = look.paint(there)
+    shown = (large(there.layout.box_VHW) == 0) & (painted[:, 1] < -0.9)
+    assert shown.sum() > 100
+    np.testing.assert_allclose(painted[:, 0][shown].mean().item(), 2 * 60 / 255 - 1, atol=0.03)
+
+
+def test_things_survive_their_file_and_foreign_files_are_refused(tmp_path):
+    things = half_high((10, 250))
+    path = things.save(tmp_path / "things.safetensors", {"trained_on": "a test"})
+    again = Things.load(path)
+    for name in ("solid_KXYZ", "colours_NXYZ3", "classes_N", "road_N3"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(things, name))
+    assert again.examples(CAR) == [0, 1]
+    save_file({"solid": np.zeros((2, 2), np.uint8)}, tmp_path / "other.safetensors", metadata={"kind": "things"})
+    with pytest.raises(InputError, match=r"other\.safetensors.*no examples of things"):
+        Things.load(tmp_path / "other.safetensors")
+
+
+def test_roofs_are_level_and_fronts_go_on_up_to_them():
+    """The lower half of a wall with windows every 3.4 m is seen; the roof at 12 m only of its right part."""
+    arc, z = (g.ravel() for g in np.meshgrid(np.arange(0, 32, 0.2), np.arange(0.1, 20, 0.2)))
+    rising = np.where(arc < 24, 6.0, 20.0)  # how high the picture reaches
+    seen = z < rising
+    arc, z = arc[seen], z[seen]
+    sky = z > 12
+    shade = np.where(z % 3.4 < 1.7, 0.8, -0.8)
+    look = FrontLook(np.zeros(len(arc), np.int64), arc, z, np.full(len(arc), 0.1), np.repeat(shade[:, None], 3, 1), sky)
+    heights = np.arange(0.3, 18, 0.2)
+    found, open_sky, _ = look.at(
+        np.zeros(len(heights), np.int64), np.full(len(heights), 10.0), heights, np.full(len(heights), 0.1)
+    )
+    assert heights[open_sky > 0.5].min() == pytest.approx(12.0, abs=0.5)
+    up_there = (heights > 6.5) & (heights < 11.5)
+    assert np.abs(found[up_there, 0]).mean() > 0.6  # windows and walls, no smear
+    assert np.sign(found[up_there, 0]).std() > 0.9

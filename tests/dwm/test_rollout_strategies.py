@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dwm.codec.autoencoder import Autoencoder, CodecConfig
 from dwm.conditioning.build import ScenarioConditioner
+from dwm.conditioning.things import Things
 from dwm.errors import InputError
 from dwm.flow.correcting import renoise_anchors
 from dwm.models.conditioning import DenoiseCondition
@@ -43,7 +44,7 @@ class FakeConditioner:
         self.scenario = SimpleNamespace(timestamps_us=np.arange(total), fps=FPS)
         self.asked: list[SimpleNamespace] = []
 
-    def appearance(self, frame: int, images_V3HW: Tensor) -> tuple[int, Tensor]:
+    def appearance(self, frame: int, images_V3HW: Tensor, things: Things) -> tuple[int, Tensor]:
         return frame, images_V3HW
 
     def sharpness(self, source: int, source_images_VCHW: Tensor, target: int, sharpness_VHW: Tensor | None) -> Tensor:
@@ -84,7 +85,7 @@ class Oracle:
 
 
 def make_world(oracle: Oracle) -> WorldModel:
-    return WorldModel(codec=CODEC, denoiser=oracle, device=torch.device("cpu"))
+    return WorldModel(codec=CODEC, denoiser=oracle, device=torch.device("cpu"), things=Things.none())
 
 
 def run(total: int, oracle: Oracle | None = None, seed: int = 5, **settings) -> tuple[list[Chunk], FakeConditioner, Oracle]:
@@ -256,7 +257,10 @@ def test_with_a_real_conditioner_a_standing_car_that_echoes_its_memory_sees_the_
     rough = torch.rand(6, 3, 128, 224, generator=torch.Generator().manual_seed(0)) * 2 - 1
     first = torch.nn.functional.avg_pool2d(rough, 9, stride=1, padding=4) * 3
     world = WorldModel(
-        codec=CODEC, denoiser=lambda x, levels, c: c.memory_BTVCHW * c.memory_valid_BTV1HW, device=torch.device("cpu")
+        codec=CODEC,
+        denoiser=lambda x, levels, c: c.memory_BTVCHW * c.memory_valid_BTV1HW,
+        device=torch.device("cpu"),
+        things=Things.none(),
     )
     chunks = list(roll_out(world, ScenarioConditioner(scenario), first, RolloutConfig(window_frames=3, steps=1), 0))
     assert spans(chunks) == [(1, 2), (3, 3)]

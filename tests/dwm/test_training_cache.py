@@ -12,6 +12,7 @@ import torch
 
 from dwm.codec.autoencoder import Autoencoder, CodecConfig
 from dwm.conditioning.build import IMAGE_HEIGHT, IMAGE_WIDTH, ScenarioConditioner, images_to_tensor
+from dwm.conditioning.things import Things
 from dwm.errors import InputError
 from dwm.models.weights import save_model
 from dwm.scenes.proving_ground.city import FIRST_HELD_OUT_TOWN, build_city
@@ -144,7 +145,7 @@ def test_a_clips_appearance_is_a_true_frames_of_the_same_run(made, codec, patche
     with torch.inference_mode():
         for look in frames:
             picture = images_to_tensor(smooth_pictures(None, None, "", np.array([look]))[0])  # type: ignore[arg-type]
-            painted, _ = conditioner.painted(conditioner.appearance(look, picture), frames[5])
+            painted, _ = conditioner.painted(conditioner.appearance(look, picture, Things.none()), frames[5])
             errors.append(float((codec.encode(painted) - clip.appearance_TVCHW[5].float()).abs().max()))
     assert min(errors) < 0.02 < 0.5 < sorted(errors)[1]
 

@@ -11,6 +11,7 @@ import torch
 
 from dwm.codec.autoencoder import Autoencoder, CodecConfig
 from dwm.conditioning.build import images_to_tensor
+from dwm.conditioning.things import Things
 from dwm.errors import InputError
 from dwm.rollout.world_model import WorldModel
 from dwm.scenes.proving_ground.city import FIRST_HELD_OUT_TOWN, build_city
@@ -49,7 +50,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[ReplayConfig, Autoen
         patch.setattr(module, "open_town", lambda *_: town)
         patch.setattr(module, "drive", lambda town, seed, duration_s: sequences.drive(town, seed, duration_s, n_agents=8))
         patch.setattr(module, "render_frames", pictures)
-        world = WorldModel(codec=codec, denoiser=fading, device=torch.device("cpu"))
+        world = WorldModel(codec=codec, denoiser=fading, device=torch.device("cpu"), things=Things.none())
         patch.setattr(WorldModel, "load", staticmethod(lambda *_: world))
         module.replay(config, progress=False)
     paths = sorted(Path(config.out).glob("clip-0003-0000-r*.pt"))
@@ -88,7 +89,7 @@ def test_what_it_should_have_made_is_the_truth(made):
 
 def test_finished_drives_are_left_alone(made, monkeypatch):
     config, codec, _ = made
-    world = WorldModel(codec=codec, denoiser=fading, device=torch.device("cpu"))
+    world = WorldModel(codec=codec, denoiser=fading, device=torch.device("cpu"), things=Things.none())
     monkeypatch.setattr(WorldModel, "load", staticmethod(lambda *_: world))
     monkeypatch.setattr(module, "open_town", lambda *_: pytest.fail("a town was built"))
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in Path(config.out).iterdir()}

@@ -7,6 +7,7 @@ import pytest
 
 from evaluators.boxes import Boxes, boxes_from
 from evaluators.clip_detection import ClipMatchConfig, score_clip_detections
+from evaluators.operating_point import operating_score
 
 
 def boxes(labels: list[int], xy: list[tuple[float, float]], scores: list[float] | None = None) -> Boxes:
@@ -72,3 +73,19 @@ def test_the_match_radius_and_the_range_are_limits() -> None:
 def test_clips_without_boxes_or_detections_have_no_recall_and_no_precision() -> None:
     score = score_clip_detections([Boxes.empty()], [Boxes.empty()])
     assert np.isnan([score.total.recall, score.total.precision, score.total.ap, score.materialised]).all()
+
+
+def test_the_operating_score_is_where_f1_peaks() -> None:
+    truth = [boxes([0, 0], [(10, 0), (-10, 0)]), boxes([5], [(4, 4)])]
+    found = [boxes([0, 0, 0], [(10, 0), (20, 20), (-10, 0)], [0.8, 0.3, 0.2]), boxes([5, 5], [(4, 4), (9, 9)], [0.6, 0.1])]
+    # F1 from 0.8 on: 2 / (3 + 1); from 0.6 on: 4 / (3 + 2); from 0.2 on: 6 / (3 + 4), the highest.
+    assert operating_score(truth, found) == pytest.approx(0.2)
+    noisy = [boxes([0] * 9, [(10, 0), (-10, 0), *[(20, y) for y in range(7)]], [0.8, 0.2, *[0.3] * 7]), found[1]]
+    assert operating_score(truth, noisy) == pytest.approx(0.6)
+
+
+def test_the_operating_score_leaves_out_what_is_far_and_is_nan_when_nothing_is_found() -> None:
+    truth = [boxes([0, 0], [(10, 0), (50, 0)])]
+    found = [boxes([0, 0], [(10, 0), (50, 0)], [0.7, 0.4])]
+    assert operating_score(truth, found) == pytest.approx(0.7)
+    assert np.isnan(operating_score(truth, [boxes([5], [(10, 0)], [0.9])]))

@@ -23,7 +23,7 @@ from pipelines.training import run_training
 FOLDER = Path(__file__).resolve().parents[2] / "conf" / "train"
 FILES = sorted(FOLDER.glob("*.yaml"))
 RECIPES = [path for path in FILES if "recipe" in yaml.safe_load(path.read_text())]
-TARGETS = ["drives", "codec", "clips", "world_model", "replay", "world_model", "detector"]
+TARGETS = ["drives", "codec", "things", "clips", "world_model", "replay", "world_model", "detector"]
 
 
 def steps_of(recipe: Path) -> list[Any]:
@@ -47,8 +47,10 @@ def test_every_configuration_fills_its_dataclass(path: Path):
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.stem)
 def test_each_step_of_a_recipe_reads_what_an_earlier_one_writes(recipe: Path):
-    drives, codec, clips, world, replay, finish, detector = steps_of(recipe)
-    assert [step.target for step in (drives, codec, clips, world, replay, finish, detector)] == TARGETS
+    drives, codec, things, clips, world, replay, finish, detector = steps_of(recipe)
+    assert [step.target for step in (drives, codec, things, clips, world, replay, finish, detector)] == TARGETS
+    assert things.things.out == clips.clips.things == replay.replay.things
+    assert things.things.dataroot == detector.dataroot
     assert codec.data == clips.clips.drives == detector.drives == drives.drives.out
     codec_weights = str(Path(codec.loop.out) / "weights.safetensors")
     readers = (clips.clips, world.world, replay.replay, finish.world)
@@ -61,7 +63,7 @@ def test_each_step_of_a_recipe_reads_what_an_earlier_one_writes(recipe: Path):
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.stem)
 def test_the_world_models_sizes_are_those_of_its_inputs(recipe: Path):
-    _, codec, _, world, _, finish, _ = steps_of(recipe)
+    _, codec, _, _, world, _, finish, _ = steps_of(recipe)
     model = world.world.model
     assert model == finish.world.model
     assert model.layout_channels == DiTConfig().layout_channels == len(LAYOUT_CHANNELS)
@@ -73,7 +75,7 @@ def test_the_world_models_sizes_are_those_of_its_inputs(recipe: Path):
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.stem)
 def test_no_recipe_trains_on_a_held_out_town_and_the_weights_say_which_towns_they_saw(recipe: Path):
-    drives, codec, _, world, replay, finish, _ = steps_of(recipe)
+    drives, codec, _, _, world, replay, finish, _ = steps_of(recipe)
     drives, replay = drives.drives, replay.replay
     last, last_own = drives.first_town + drives.towns - 1, replay.first_town + replay.towns - 1
     assert last < replay.first_town <= last_own < FIRST_HELD_OUT_TOWN

@@ -25,7 +25,8 @@ _LEAST_SHARPNESS = 0.5  # of a place, true pixels per pixel, for it to keep its 
 _Z_WEIGHT = 2.0  # a gap is filled from the same height sooner than from the same place
 _COARSE_WEIGHT = 10.0  # metres along the front that one metre to a pixel is as bad as
 _NEIGHBOURS = 3
-_TOP_M = 0.6  # how near to a place the nearest seen one must be for the place to count as seen
+_BESIDE_M, _ABOVE_M = 1.5, 0.6  # how near to a place one must have been seen for the place to count as seen
+_LOW_M = 3.0  # what is lower is no building
 _BUILDING_M = 8.0  # width to which a roof is taken to be level
 _STOREY_M = 3.4  # what is repeated to carry a front on above the last row that was seen
 
@@ -68,7 +69,8 @@ class FrontLook:
         spans = _spans_of(seen[0], seen[1], 0)
         self._own = {name: _paint(name, span, *seen) for name, span in spans.items()}
         lent = _spans_of(seen[0][sharp], seen[1][sharp], _LEAST_PIXELS)
-        self._lent = {name: _paint(name, span, *seen) for name, span in lent.items()} or self._own
+        pictures = {name: _built_up(_paint(name, span, *seen)) for name, span in lent.items()}
+        self._lent = {name: picture for name, picture in pictures.items() if picture is not None} or self._own
 
     def at(
         self, name_P: NDArray[np.int64], arc_m_P: NDArray[np.floating], z_m_P: NDArray[np.floating], footprint_m_P: NDArray[np.floating]
@@ -126,7 +128,8 @@ def _paint(
     away, nearest = (np.asarray(x).reshape(rows, columns, -1) for x in (away, nearest))
     weight = 1 / (away + 0.1) ** 2
     colours = (weight[..., None] * values[nearest]).sum(2) / weight.sum(2, keepdims=True)
-    seen = np.abs(z_m[nearest] - z[..., None]).min(-1) < _TOP_M
+    beside, above = np.abs(arc_m[nearest] - arc[..., None]), np.abs(z_m[nearest] - z[..., None])
+    seen = ((beside < _BESIDE_M) & (above < _ABOVE_M)).any(-1)
     return _Picture(
         span=span,
         colours=_roofed(colours, seen).astype(np.float32),
@@ -152,6 +155,23 @@ def _roofed(colours_ZX4: NDArray[np.floating], seen_ZX: NDArray[np.bool_]) -> ND
     out = np.take_along_axis(colours_ZX4, source[..., None], axis=0)
     out[above & (level[:, None] >= end), 3] = 1.0
     return _flat(out)
+
+
+def _built_up(picture: _Picture) -> _Picture | None:
+    """The longest part of a stretch that has buildings; None where that is too short to be worth repeating."""
+    built = picture.colours[round(_LOW_M / _TEXEL_M), :, 3] < 0.5
+    edges = np.flatnonzero(np.diff(np.r_[False, built, False]))
+    if not len(edges):
+        return None
+    first, end = max(zip(edges[::2], edges[1::2], strict=True), key=lambda run: run[1] - run[0])
+    if (end - first) * _TEXEL_M < _LEAST_M:
+        return None
+    low = picture.span[0] + first * _TEXEL_M
+    return _Picture(
+        span=(low, low + (end - first) * _TEXEL_M),
+        colours=picture.colours[:, first:end],
+        footprint_m=picture.footprint_m[:, first:end],
+    )
 
 
 def _flat(colours_ZX4: NDArray[np.floating]) -> NDArray[np.floating]:

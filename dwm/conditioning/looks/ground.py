@@ -32,8 +32,7 @@ class Kerb:
 class Crossings:
     """Metres along each pedestrian crossing, the way people walk."""
 
-    BIN_M, LONGEST_M = 0.15, 24.0
-    BINS = round(LONGEST_M / BIN_M)
+    BIN_M = 0.15
 
     def __init__(self, scene_map: SceneMap) -> None:
         self._map = scene_map
@@ -56,7 +55,7 @@ class Crossings:
         inside = ((at >= 0) & (at < [cols, rows])).all(-1)
         name = np.where(inside, self._names[at[:, 1].clip(0, rows - 1), at[:, 0].clip(0, cols - 1)], 0)
         along = ((xy_m - self._starts[name]) * self._ways[name]).sum(-1)
-        return name, (along / self.BIN_M).astype(np.int64).clip(0, self.BINS - 1)
+        return name, (along / self.BIN_M).astype(np.int64).clip(0)
 
 
 class GroundLook:
@@ -90,8 +89,9 @@ class GroundLook:
         shares, cells = self._cells(layers_PL, depth_m_P, kerb_P)
         colours, known = np.zeros((len(shares), 3), np.float32), np.zeros(len(shares), np.float32)
         for share, cell in zip(shares.T, cells.T, strict=True):
-            colours += share[:, None] * self._table[cell]
-            known += share * self._known[cell]
+            on = share.nonzero()[0]  # few pixels show a marking
+            colours[on] += share[on, None] * self._table[cell[on]]
+            known[on] += share[on] * self._known[cell[on]]
         if self._stripes is not None:
             on = (crossing_P2[0] > 0).nonzero()[0]
             plain = self._table[cells[on, 4]]
@@ -111,12 +111,12 @@ class GroundLook:
         best = np.zeros((0, 3))
         for n in np.unique(name[near]):
             here = near & (name == n)
-            total = np.bincount(place[here], minlength=Crossings.BINS)
+            total = np.bincount(place[here])
             full = np.flatnonzero(total >= 3)
             runs = np.split(full, np.flatnonzero(np.diff(full) > 1) + 1)
             run = max(runs, key=len)
             if len(run) > len(best):
-                sums = np.stack([np.bincount(place[here], colours[here, c], Crossings.BINS) for c in range(3)], -1)
+                sums = np.stack([np.bincount(place[here], colours[here, c]) for c in range(3)], -1)
                 best = (sums / np.maximum(total, 1)[:, None])[run]
         return best if len(best) * Crossings.BIN_M >= 2.0 else None
 
