@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -32,6 +33,16 @@ _CAST_HEIGHT, _CAST_WIDTH = IMAGE_HEIGHT // 2, IMAGE_WIDTH // 2
 _BOX_RANGE_M = 90.0
 _PAINTERS = 2  # threads; NumPy lets go of the interpreter while it works
 _WEAR_PER_WINDOW = 0.9  # codec and model cost a little each time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """A frame that is known: its index in the clip, its latents, and what it looks like."""
+
+    frame: int
+    latents_VCHW: Tensor
+    images_V3HW: Tensor  # in [-1, 1]
+    sharpness_VHW: Tensor | None = None  # dwm.conditioning.reprojection.Trace; None: sharp throughout
 
 
 class ScenarioConditioner:
@@ -76,26 +87,20 @@ class ScenarioConditioner:
         rays[near] = torch.bincount(hit[hit >= 0].flatten(), minlength=len(near)).cpu().numpy()
         return rays
 
-    def memory(
-        self, source: int, source_images_VCHW: Tensor, target: int, sharpness_VHW: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """A source frame [V, 3, H, W] in [-1, 1] carried to a target frame: images [V, 3, H, W], validity [V, 1, H/2, W/2].
+    def memory(self, source: Given, target: int) -> tuple[Tensor, Tensor]:
+        """A known frame carried to a target frame: images [V, 3, H, W] in [-1, 1], validity [V, 1, H/2, W/2]."""
+        return reproject(self._source(source), self.layout(target), self.boxes(target), self._same_boxes(source.frame, target))
 
-        ``sharpness`` [V, H/2, W/2] is the source's (``reprojection.Trace``).
-        """
-        frame = self._source(source, source_images_VCHW, sharpness_VHW)
-        return reproject(frame, self.layout(target), self.boxes(target), self._same_boxes(source, target))
-
-    def sharpness(self, source: int, source_images_VCHW: Tensor, target: int, sharpness_VHW: Tensor | None) -> Tensor:
+    def sharpness(self, source: Given, target: int) -> Tensor:
         """How sharp a target made from a source is [V, H/2, W/2]: what was carried wears, what was painted is new."""
-        frame = self._source(source, source_images_VCHW, sharpness_VHW)
-        found = trace(frame, self.layout(target), self.boxes(target), self._same_boxes(source, target))
+        same = self._same_boxes(source.frame, target)
+        found = trace(self._source(source), self.layout(target), self.boxes(target), same)
         return torch.where(found.valid_VHW, found.sharpness_VHW * _WEAR_PER_WINDOW, 1.0)
 
-    def _source(self, frame: int, images_VCHW: Tensor, sharpness_VHW: Tensor | None) -> SourceFrame:
+    def _source(self, given: Given) -> SourceFrame:
         return SourceFrame(
-            images_SCHW=images_VCHW, cameras=self.cameras, ego_to_global=self.scenario.ego_to_global[frame],
-            layout=self.layout(frame), boxes=self.boxes(frame), sharpness_SHW=sharpness_VHW,
+            images_SCHW=given.images_V3HW, cameras=self.cameras, ego_to_global=self.scenario.ego_to_global[given.frame],
+            layout=self.layout(given.frame), boxes=self.boxes(given.frame), sharpness_SHW=given.sharpness_VHW,
         )  # fmt: skip
 
     def _same_boxes(self, source: int, target: int) -> NDArray[np.int64]:
@@ -129,16 +134,13 @@ class ScenarioConditioner:
         *,
         fps: float,
         codec: Codec,
-        source: int | None = None,
-        source_images_VCHW: Tensor | None = None,
-        source_sharpness_VHW: Tensor | None = None,
+        source: Given | None = None,
         appearance: Appearance | None = None,
         layout: bool = True,
     ) -> DenoiseCondition:
         """The condition (batch of one) of a window of frames.
 
-        ``source`` is the frame whose images are carried along as memory; without it the memory is off. The
-        ``appearance`` is laid over the layout; without it, or without the layout, it is off.
+        ``source`` is carried along as memory; without it the memory is off. The ``appearance`` is laid over the layout; without it, or without the layout, it is off.
         """
         layouts = torch.stack([self.layout(f).maps_VCHW for f in frames]) if layout else None
         memory, valid, colours, known = None, None, None, None
@@ -147,8 +149,8 @@ class ScenarioConditioner:
                 self.layout(f)  # cast before the threads ask for them
             with ThreadPoolExecutor(_PAINTERS) as pool:
                 colours, known = _encoded(codec, list(pool.map(lambda f: self.painted(appearance, f), frames)))
-        if source is not None and source_images_VCHW is not None:
-            memory, valid = _encoded(codec, [self.memory(source, source_images_VCHW, f, source_sharpness_VHW) for f in frames])
+        if source is not None:
+            memory, valid = _encoded(codec, [self.memory(source, f) for f in frames])
         on = torch.ones(1, dtype=torch.bool, device=self.device)
         return DenoiseCondition(
             waypoints_BTK=self.waypoints(frames)[None].to(self.device), cameras_BVK=camera_features(self.cameras)[None].to(self.device),

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dwm.conditioning.build import ScenarioConditioner
+from dwm.conditioning.build import Given, ScenarioConditioner
 from dwm.errors import InputError
 from dwm.rollout.config import RolloutConfig
-from dwm.rollout.window import Given, Session, advance, denoise_window
+from dwm.rollout.window import Session, advance, denoise_window
 from dwm.rollout.world_model import WorldModel
 
 

@@ -13,22 +13,12 @@ import torch
 from torch import Tensor
 
 from dwm.conditioning.appearance import Appearance
-from dwm.conditioning.build import ScenarioConditioner
+from dwm.conditioning.build import Given, ScenarioConditioner
 from dwm.flow.correcting import renoise_anchors
 from dwm.flow.sampler import Start, denoise
 from dwm.flow.schedule import ScheduleConfig
 from dwm.rollout.config import RolloutConfig
 from dwm.rollout.world_model import WorldModel
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Given:
-    """A frame that is known: its index in the clip, its latents, and what it looks like."""
-
-    frame: int
-    latents_VCHW: Tensor
-    images_V3HW: Tensor  # in [-1, 1]
-    sharpness_VHW: Tensor | None = None  # dwm.conditioning.reprojection.Trace; None: sharp throughout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +43,7 @@ def advance(session: Session, frames: Sequence[int], latents: Tensor, images: Te
     return [
         Given(
             frame=f, latents_VCHW=z, images_V3HW=x,
-            sharpness_VHW=session.conditioner.sharpness(source.frame, source.images_V3HW, f, source.sharpness_VHW),
+            sharpness_VHW=session.conditioner.sharpness(source, f),
         )
         for f, z, x in zip(frames, latents, images, strict=True)
     ]  # fmt: skip
@@ -80,11 +70,9 @@ def denoise_window(
         elif frame in anchors:
             levels[0, i] = 1 - config.anchor_noise
             rough[0, i] = renoise_anchors(anchors[frame], noise[0, i], alpha_1=config.anchor_error, total=config.anchor_noise)
-    past = config.memory == "past"
     condition = session.conditioner.window(
         frames, fps=fps, codec=world.codec, layout=config.layout, appearance=session.appearance,
-        source=given[-1].frame if past else None, source_images_VCHW=given[-1].images_V3HW if past else None,
-        source_sharpness_VHW=given[-1].sharpness_VHW,
+        source=given[-1] if config.memory == "past" else None,
     )  # fmt: skip
     return denoise(
         world.denoiser, noise, clean, mask, condition, config.steps, config.guidance,

@@ -22,11 +22,10 @@ from tqdm import tqdm
 
 from dwm.codec.interface import Codec
 from dwm.conditioning.appearance import Appearance
-from dwm.conditioning.build import ScenarioConditioner, camera_features, images_to_tensor
+from dwm.conditioning.build import Given, ScenarioConditioner, camera_features, images_to_tensor
 from dwm.conditioning.things import Things
 from dwm.errors import InputError
 from dwm.models.weights import load_model
-from dwm.rollout.window import Given
 from dwm.scenes.prompts import tokenize
 from dwm.scenes.proving_ground.city import FIRST_HELD_OUT_TOWN
 from dwm.training.clips import TrainingClip
@@ -175,8 +174,7 @@ def encode_window(
     The memory is ``source``, the last of the ``given`` leading frames, carried along.
     """
     condition = conditioner.window(
-        frames, fps=fps, codec=codec, source=source.frame, source_images_VCHW=source.images_V3HW,
-        source_sharpness_VHW=source.sharpness_VHW, appearance=appearance,
+        frames, fps=fps, codec=codec, source=source, appearance=appearance,
     )  # fmt: skip
     dense = {
         "memory": condition.memory_BTVCHW, "memory_valid": condition.memory_valid_BTV1HW,

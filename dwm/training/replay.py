@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dwm.conditioning.build import ScenarioConditioner, images_to_tensor
+from dwm.conditioning.build import Given, ScenarioConditioner, images_to_tensor
 from dwm.rollout.config import RolloutConfig
-from dwm.rollout.window import Given, Session, advance, denoise_window
+from dwm.rollout.window import Session, advance, denoise_window
 from dwm.rollout.world_model import WorldModel
 from dwm.scenario.types import Scenario
 from dwm.training.cache import WARMUP_FRAMES, WINDOW_FRAMES, check_towns, encode_window, save_clip

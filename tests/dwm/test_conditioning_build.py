@@ -13,6 +13,7 @@ from dwm.codec.autoencoder import Autoencoder, CodecConfig
 from dwm.conditioning.build import (
     IMAGE_HEIGHT,
     IMAGE_WIDTH,
+    Given,
     ScenarioConditioner,
     camera_features,
     images_to_tensor,
@@ -126,7 +127,9 @@ def test_a_window_says_what_it_holds_and_what_it_lacks():
     with torch.no_grad():
         bare = conditioner.window([0, 1], fps=12.0, codec=codec, layout=False)
         images = torch.zeros(6, 3, IMAGE_HEIGHT, IMAGE_WIDTH)
-        full = conditioner.window([0, 6], fps=2.0, codec=codec, source=0, source_images_VCHW=images)
+        full = conditioner.window(
+            [0, 6], fps=2.0, codec=codec, source=Given(frame=0, latents_VCHW=codec.encode(images), images_V3HW=images)
+        )
     assert (bool(bare.has_layout_B), bool(bare.has_memory_B), bare.layout_BTVCHW, bare.memory_BTVCHW) == (
         False,
         False,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dwm.codec.autoencoder import Autoencoder, CodecConfig
-from dwm.conditioning.build import ScenarioConditioner
+from dwm.conditioning.build import Given, ScenarioConditioner
 from dwm.conditioning.things import Things
 from dwm.errors import InputError
 from dwm.flow.correcting import renoise_anchors
@@ -47,19 +47,18 @@ class FakeConditioner:
     def appearance(self, frame: int, images_V3HW: Tensor, things: Things) -> tuple[int, Tensor]:
         return frame, images_V3HW
 
-    def sharpness(self, source: int, source_images_VCHW: Tensor, target: int, sharpness_VHW: Tensor | None) -> Tensor:
+    def sharpness(self, source: Given, target: int) -> Tensor:
         """Halves per window."""
-        before = torch.ones(V, H, W) if sharpness_VHW is None else sharpness_VHW
+        before = torch.ones(V, H, W) if source.sharpness_VHW is None else source.sharpness_VHW
         return before / 2
 
-    def window(
-        self, frames, *, fps, codec, source=None, source_images_VCHW=None, source_sharpness_VHW=None, appearance=None, layout=True
-    ) -> DenoiseCondition:  # fmt: skip
-        picture = None if source_images_VCHW is None else source_images_VCHW.clone()
+    def window(self, frames, *, fps, codec, source=None, appearance=None, layout=True) -> DenoiseCondition:
+        picture = None if source is None else source.images_V3HW.clone()
+        worn = None if source is None else source.sharpness_VHW
         self.asked.append(
             SimpleNamespace(
-                frames=list(frames), fps=fps, source=source, picture=picture, layout=layout, appearance=appearance,
-                sharpness=None if source_sharpness_VHW is None else float(source_sharpness_VHW.mean()),
+                frames=list(frames), fps=fps, source=None if source is None else source.frame, picture=picture, layout=layout, appearance=appearance,
+                sharpness=None if worn is None else float(worn.mean()),
             )
         )  # fmt: skip
         on = torch.ones(1, dtype=torch.bool)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dwm.codec.autoencoder import Autoencoder, CodecConfig
-from dwm.conditioning.build import IMAGE_HEIGHT, IMAGE_WIDTH, ScenarioConditioner, images_to_tensor
+from dwm.conditioning.build import IMAGE_HEIGHT, IMAGE_WIDTH, Given, ScenarioConditioner, images_to_tensor
 from dwm.conditioning.things import Things
 from dwm.errors import InputError
 from dwm.models.weights import save_model
@@ -128,7 +128,10 @@ def test_a_clips_memory_is_its_last_given_frame_decoded_carried_along_and_encode
     conditioner = ScenarioConditioner(scenario)
     with torch.inference_mode():
         seen = images_to_tensor(smooth_pictures(None, None, "", np.array(frames[1:2]))[0])  # type: ignore[arg-type]
-        carried, valid = conditioner.memory(frames[1], codec.decode(codec.encode(seen)), frames[4])
+        latents = codec.encode(seen)
+        carried, valid = conditioner.memory(
+            Given(frame=frames[1], latents_VCHW=latents, images_V3HW=codec.decode(latents)), frames[4]
+        )
         expected = codec.encode(carried)
     torch.testing.assert_close(clip.memory_TVCHW[4].float(), expected, atol=2e-2, rtol=1e-2)
     share = torch.nn.functional.avg_pool2d(valid, 4)
