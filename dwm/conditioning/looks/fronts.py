@@ -18,12 +18,12 @@ Span = tuple[float, float]
 
 _TEXEL_M = 0.2
 _HIGHEST_M = 24.0
-_COARSE_M, _SHARP_M = 0.6, 0.24  # metres to a pixel: too coarse to copy, and sharp enough to lend to other places
-_LEAST_M, _LEAST_PIXELS = 12.0, 2400  # of an outline, to be of use and to be worth repeating
+_SHARP_M = 0.24  # metres to a pixel that is sharp enough to lend to other places
+_LEAST_M, _LEAST_PIXELS = 10.0, 2400  # of an outline, to be of use and to be worth repeating
 _GAP_M = 6.0  # between pixels of one stretch; far away, seen at a slant, they lie metres apart
 _LEAST_SHARPNESS = 0.5  # of a place, true pixels per pixel, for it to keep its look
 _Z_WEIGHT = 2.0  # a gap is filled from the same height sooner than from the same place
-_COARSE_WEIGHT = 10.0  # metres along the front that one metre to a pixel is as bad as
+_COARSE_WEIGHT = 5.0  # metres along the front that one metre to a pixel is as bad as
 _NEIGHBOURS = 3
 _BESIDE_M, _ABOVE_M = 1.5, 0.6  # how near to a place one must have been seen for the place to count as seen
 _LOW_M = 3.0  # what is lower is no building
@@ -63,14 +63,20 @@ class FrontLook:
         colours_P3: NDArray[np.floating], sky_P: NDArray[np.bool_],
     ) -> None:  # fmt: skip
         """``footprint_m`` is that of a pixel on the front; ``sky`` says which show the sky above it."""
-        fine = footprint_m_P < _COARSE_M
-        seen = (name_P[fine], arc_m_P[fine], z_m_P[fine], footprint_m_P[fine], np.c_[colours_P3, sky_P][fine])
-        sharp = seen[3] < _SHARP_M
-        spans = _spans_of(seen[0], seen[1], 0)
-        self._own = {name: _paint(name, span, *seen) for name, span in spans.items()}
-        lent = _spans_of(seen[0][sharp], seen[1][sharp], _LEAST_PIXELS)
-        pictures = {name: _built_up(_paint(name, span, *seen)) for name, span in lent.items()}
-        self._lent = {name: picture for name, picture in pictures.items() if picture is not None} or self._own
+        values = np.c_[colours_P3, sky_P]
+        self._own = {
+            name: [_paint(name, span, name_P, arc_m_P, z_m_P, footprint_m_P, values) for span in runs]
+            for name, runs in _runs_of(name_P, arc_m_P, 0).items()
+        }
+        sharp = footprint_m_P < _SHARP_M
+        self._lent = {}
+        for name, runs in _runs_of(name_P[sharp], arc_m_P[sharp], _LEAST_PIXELS).items():
+            longest = max(runs, key=lambda run: run[1] - run[0])
+            picture = _built_up(_paint(name, longest, name_P, arc_m_P, z_m_P, footprint_m_P, values))
+            if picture is not None:
+                self._lent[name] = picture
+        if not self._lent:
+            self._lent = {name: max(pictures, key=lambda p: p.span[1] - p.span[0]) for name, pictures in self._own.items()}
 
     def at(
         self, name_P: NDArray[np.int64], arc_m_P: NDArray[np.floating], z_m_P: NDArray[np.floating], footprint_m_P: NDArray[np.floating]
@@ -82,14 +88,15 @@ class FrontLook:
         for name in np.unique(name_P).tolist():
             here = (name_P == name).nonzero()[0]
             arc, z = arc_m_P[here], z_m_P[here]
-            keeps = np.zeros(len(here), bool)
-            if (own := self._own.get(name)) is not None:
+            kept = np.zeros(len(here), bool)
+            for own in self._own.get(name, []):
                 keeps = (arc >= own.span[0]) & (arc <= own.span[1])
                 keeps &= own.footprint_at(arc, z) * _LEAST_SHARPNESS <= footprint_m_P[here]
                 found[here[keeps]] = own.at(arc[keeps], z[keeps])
+                kept |= keeps
             lent = self._lent[name if name in self._lent else lenders[name % len(lenders)]]
             low, high = lent.span
-            found[here[~keeps]] = lent.at(low + mirrored(arc[~keeps] - low, high - low), z[~keeps])
+            found[here[~kept]] = lent.at(low + mirrored(arc[~kept] - low, high - low), z[~kept])
         return found[:, :3], found[:, 3], np.ones(len(name_P))
 
 
@@ -98,20 +105,19 @@ def mirrored(metres: NDArray[np.floating], length: float) -> NDArray[np.floating
     return length - np.abs(metres % (2 * length) - length)
 
 
-def _spans_of(name: NDArray[np.int64], arc_m: NDArray[np.floating], least: int) -> dict[int, Span]:
-    """The longest unbroken stretch of each outline that was seen in at least so many pixels.
+def _runs_of(name: NDArray[np.int64], arc_m: NDArray[np.floating], least: int) -> dict[int, list[Span]]:
+    """The unbroken stretches of each outline that was seen in at least so many pixels.
 
     Unbroken, because an outline is closed: both ends of its arc may be in sight, and nothing between.
     """
     names, counts = np.unique(name, return_counts=True)
-    spans = {}
+    found = {}
     for n in names[counts >= least].tolist():
         arcs = np.unique(arc_m[name == n])
         runs = np.split(arcs, np.flatnonzero(np.diff(arcs) > _GAP_M) + 1)
-        low, high = max(((float(run[0]), float(run[-1])) for run in runs), key=lambda run: run[1] - run[0])
-        if high - low >= _LEAST_M:
-            spans[n] = (low, high)
-    return spans
+        if spans := [(float(run[0]), float(run[-1])) for run in runs if run[-1] - run[0] >= _LEAST_M]:
+            found[n] = spans
+    return found
 
 
 def _paint(
@@ -154,12 +160,13 @@ def _roofed(colours_ZX4: NDArray[np.floating], seen_ZX: NDArray[np.bool_]) -> ND
     source = np.where(above, top - (storey - 1 - (level[:, None] - top - 1) % storey), level[:, None]).clip(0)
     out = np.take_along_axis(colours_ZX4, source[..., None], axis=0)
     out[above & (level[:, None] >= end), 3] = 1.0
-    return _flat(out)
+    return out
 
 
 def _built_up(picture: _Picture) -> _Picture | None:
-    """The longest part of a stretch that has buildings; None where that is too short to be worth repeating."""
-    built = picture.colours[round(_LOW_M / _TEXEL_M), :, 3] < 0.5
+    """The longest part of a stretch that has buildings, their roofs level; None where it is too short to be worth repeating."""
+    colours = _flat(picture.colours)
+    built = colours[round(_LOW_M / _TEXEL_M), :, 3] < 0.5
     edges = np.flatnonzero(np.diff(np.r_[False, built, False]))
     if not len(edges):
         return None
@@ -169,7 +176,7 @@ def _built_up(picture: _Picture) -> _Picture | None:
     low = picture.span[0] + first * _TEXEL_M
     return _Picture(
         span=(low, low + (end - first) * _TEXEL_M),
-        colours=picture.colours[:, first:end],
+        colours=colours[:, first:end],
         footprint_m=picture.footprint_m[:, first:end],
     )
 
