@@ -8,6 +8,7 @@ Shapes: P rays, K classes (DETECTION_CLASSES), N examples, X Y Z cells of a box,
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,12 +68,14 @@ class Things:
         return (2 * seen * light - 1).clip(-1, 1)
 
     def save(self, path: Path, metadata: dict[str, str]) -> Path:
-        """Write a file for ``load``."""
+        """Write a file for ``load``, atomically."""
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {
             "solid": self.solid_KXYZ.astype(np.uint8), "colours": self.colours_NXYZ3, "classes": self.classes_N, "road": self.road_N3
         }  # fmt: skip
-        save_file(tensors, path, metadata={**metadata, "format": "np", "kind": _KIND})
+        partial = path.with_name(path.name + ".partial")
+        save_file(tensors, partial, metadata={**metadata, "format": "np", "kind": _KIND})
+        os.replace(partial, path)
         return path
 
     @staticmethod

@@ -125,6 +125,7 @@ class ThingsConfig:
     world_scenes: int = 0  # of the proving ground, built at ``dataroot`` when it does not exist
     world_seed: int = 400
     world_duration_s: float = 6.0
+    device: str = "auto"  # that renders the world
     out: str = "out/training/things.safetensors"
     examples: int = 8  # of each class
     trained_on: str = ""  # what the logs are, in words; stored with the file

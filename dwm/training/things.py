@@ -21,6 +21,7 @@ from dwm.scenes.nuscenes import list_scenes, read_scene
 from dwm.scenes.proving_ground.build import build_world
 from dwm.scenes.types import DETECTION_CLASSES, Scene
 from dwm.training.config import ThingsConfig
+from dwm.training.loop import pick_device
 
 _FLOOR = -0.94  # of a box: what lies lower may be the ground
 _LEAST_POINTS = 12  # of an example
@@ -50,7 +51,10 @@ def learn_things(config: ThingsConfig, progress: bool = False) -> Path:
     """
     root, counts, seen = Path(config.dataroot), np.zeros((len(DETECTION_CLASSES), *GRID)), []
     if config.world_scenes and not root.exists():
-        build_world(root, config.world_scenes, config.world_seed, duration_s=config.world_duration_s, version=config.version)
+        build_world(
+            root, config.world_scenes, config.world_seed, duration_s=config.world_duration_s, version=config.version,
+            device=str(pick_device(config.device)), progress=progress,
+        )  # fmt: skip
     names = list_scenes(root, config.version)
     for name in tqdm(names, desc="things", unit="scene", disable=not progress):
         scene = read_scene(root, config.version, name)
