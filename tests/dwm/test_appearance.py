@@ -110,7 +110,7 @@ def test_arc_lengths_grow_by_the_metres_walked_and_sides_have_their_own_names(to
     x = np.linspace(-200, 200, 81)
     sides = [frontage.locate(np.stack([x, np.full(81, y)], -1)) for y in (7.0, -7.0)]
     for _, arc in sides:
-        np.testing.assert_allclose(np.abs(np.diff(arc)), 5.0, atol=0.81)
+        np.testing.assert_allclose(np.abs(np.diff(arc)), 5.0, atol=0.05)
         assert abs(arc[-1] - arc[0]) == pytest.approx(400, abs=1.0)
     # One outline runs round the street: the far side is nearly two street lengths on, never the same place.
     assert np.abs(sides[0][1] - sides[1][1]).min() > 14

@@ -136,11 +136,10 @@ def _paint(
     colours = (weight[..., None] * values[nearest]).sum(2) / weight.sum(2, keepdims=True)
     beside, above = np.abs(arc_m[nearest] - arc[..., None]), np.abs(z_m[nearest] - z[..., None])
     seen = ((beside < _BESIDE_M) & (above < _ABOVE_M)).any(-1)
-    return _Picture(
-        span=span,
-        colours=_roofed(colours, seen).astype(np.float32),
-        footprint_m=footprint_m[nearest[..., 0]].astype(np.float32),
-    )
+    colours, footprint = _roofed(colours, seen), footprint_m[nearest[..., 0]]
+    # An opening may be the view past a corner: it is believed only as long as it comes no nearer.
+    footprint[:, ~_is_built(colours)] /= _LEAST_SHARPNESS
+    return _Picture(span=span, colours=colours.astype(np.float32), footprint_m=footprint.astype(np.float32))
 
 
 def _roofed(colours_ZX4: NDArray[np.floating], seen_ZX: NDArray[np.bool_]) -> NDArray[np.floating]:
@@ -166,8 +165,7 @@ def _roofed(colours_ZX4: NDArray[np.floating], seen_ZX: NDArray[np.bool_]) -> ND
 def _built_up(picture: _Picture) -> _Picture | None:
     """The longest part of a stretch that has buildings, their roofs level; None where it is too short to be worth repeating."""
     colours = _flat(picture.colours)
-    built = colours[round(_LOW_M / _TEXEL_M), :, 3] < 0.5
-    edges = np.flatnonzero(np.diff(np.r_[False, built, False]))
+    edges = np.flatnonzero(np.diff(np.r_[False, _is_built(colours), False]))
     if not len(edges):
         return None
     first, end = max(zip(edges[::2], edges[1::2], strict=True), key=lambda run: run[1] - run[0])
@@ -179,6 +177,11 @@ def _built_up(picture: _Picture) -> _Picture | None:
         colours=colours[:, first:end],
         footprint_m=picture.footprint_m[:, first:end],
     )
+
+
+def _is_built(colours_ZX4: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Columns [X] that have a building."""
+    return colours_ZX4[round(_LOW_M / _TEXEL_M), :, 3] < 0.5
 
 
 def _flat(colours_ZX4: NDArray[np.floating]) -> NDArray[np.floating]:
