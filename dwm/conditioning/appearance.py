@@ -19,8 +19,8 @@ from torch import Tensor
 from dwm.conditioning.frontage import Frontage
 from dwm.conditioning.layout import Layout, LayoutBoxes
 from dwm.conditioning.looks.boxes import BoxLook, BoxPixels
-from dwm.conditioning.looks.fronts import FrontLook
-from dwm.conditioning.looks.ground import Crossings, GroundLook, Kerb
+from dwm.conditioning.looks.fronts import FrontLook, FrontPixels
+from dwm.conditioning.looks.ground import Crossings, GroundLook, GroundPixels, Kerb
 from dwm.conditioning.looks.sky import SkyLook
 from dwm.conditioning.things import Things
 from dwm.mipmap import Mipmap, pixel_footprint_m
@@ -60,29 +60,29 @@ class Appearance:
         self._street, here = street, _Surfaces(street, view)
         colours = images_V3HW.float().permute(0, 2, 3, 1).cpu().numpy()
         ground, wall, heaven = (surface & ~here.is_box for surface in (here.is_ground, here.is_wall, here.is_sky))
-        self._ground = GroundLook(*here.ground(ground), colours[ground])
+        self._ground = GroundLook(here.ground(ground), colours[ground])
         self._sky = SkyLook(here.tangent(heaven), colours[heaven])
         at_wall, (above, known) = colours[wall], self._sky.at(here.tangent(wall))
         brightness = (above + 1).mean(-1)  # at night everything is near to black
         is_sky = (np.abs(at_wall - above).mean(-1) < _SKY_ALIKE * brightness) & (known > 0)
-        self._fronts = FrontLook(*here.fronts(wall), at_wall, is_sky)
+        self._fronts = FrontLook(here.fronts(wall), at_wall, is_sky)
         self._boxes = BoxLook(things, here.boxes(), colours[here.is_box], self._ground.road)
 
     def paint(self, view: View) -> tuple[Tensor, Tensor]:
         """Images [V, 3, H, W] in [-1, 1] of another moment, and the share [V, 1, H, W] that has a look."""
         there = _Surfaces(self._street, view)
         shape = there.is_box.shape
-        things, solid = self._boxes.at(there.boxes())
+        things, certain, solid = self._boxes.at(there.boxes())
         hidden = np.zeros(shape, bool)
         hidden[there.is_box] = solid
         ground, wall, heaven = (surface & ~hidden for surface in (there.is_ground, there.is_wall, there.is_sky))
         images, known = np.zeros((*shape, 3), np.float32), np.zeros(shape, np.float32)
-        images[ground], known[ground] = self._ground.at(*there.ground(ground))
+        images[ground], known[ground] = self._ground.at(there.ground(ground))
         images[heaven], known[heaven] = self._sky.at(there.tangent(heaven))
-        fronts, sky, share = self._fronts.at(*there.fronts(wall))
+        fronts, share, sky = self._fronts.at(there.fronts(wall))
         above, _ = self._sky.at(there.tangent(wall))
         images[wall], known[wall] = fronts + sky[:, None] * (above - fronts), share
-        images[hidden], known[hidden] = things[0][solid], things[1][solid]
+        images[hidden], known[hidden] = things[solid], certain[solid]
         device = view.layout.depth_VHW.device
         return torch.from_numpy(images).to(device).permute(0, 3, 1, 2), torch.from_numpy(known).to(device)[:, None]
 
@@ -110,10 +110,7 @@ class _Surfaces:
         self.is_sky = ~(self.is_wall | self.is_ground)
         self._depth_m = np.where(self.is_wall, wall[:, None], np.minimum(plane, _RANGE_M)).astype(np.float32)
 
-    def ground(self, mask: NDArray[np.bool_]) -> tuple[
-        NDArray[np.floating], NDArray[np.floating], NDArray[np.int64], tuple[NDArray[np.int64], NDArray[np.int64]]
-    ]:  # fmt: skip
-        """Shares of the map's layers [P, L], z-depth in metres [P], bins of the kerb's distance [P], places on crossings."""
+    def ground(self, mask: NDArray[np.bool_]) -> GroundPixels:
         xy, depth_m = self._points(mask)[:, :2], self._depth_m[mask]
         x, y, z = (torch.from_numpy(np.ascontiguousarray(a)) for a in (xy[:, 0], xy[:, 1], depth_m))
         height_m = max(float(self._origins[:, 2].mean()), 0.5)
@@ -122,21 +119,19 @@ class _Surfaces:
         on_road, on_crossing = (layers[:, MAP_LAYERS.index(name)] > 0 for name in ("drivable", "ped_crossing"))
         kerb[on_road] = self._street.kerb.bins(xy[on_road])
         crossing[on_crossing], place[on_crossing] = self._street.crossings.locate(xy[on_crossing])
-        return layers, depth_m, kerb, (crossing, place)
+        return GroundPixels(layers=layers, depth_m=depth_m, kerb=kerb, crossing=crossing, place=place)
 
     def tangent(self, mask: NDArray[np.bool_]) -> NDArray[np.floating]:
         """Tangent of the elevation [P], about: the sky lies so far away that a camera's height is nothing."""
         return self._rays[mask][:, 2]
 
-    def fronts(
-        self, mask: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.int64], NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]:
-        """Outline [P], metres along it [P], height in metres [P] and the larger side of a pixel's footprint in metres [P]."""
+    def fronts(self, mask: NDArray[np.bool_]) -> FrontPixels:
         name, arc = self._street.frontage.locate(self._edges.reshape(-1, 2))
         along = np.abs(np.gradient(arc.reshape(self._edges.shape[:2]), axis=1)).ravel()
         view, _, column = mask.nonzero()
         at = view * self._edges.shape[1] + column
-        return name[at], arc[at], self._points(mask)[:, 2], np.maximum(along[at], self._depth_m[mask] / self._focal_px)
+        footprint_m = np.maximum(along[at], self._depth_m[mask] / self._focal_px)
+        return FrontPixels(name=name[at], arc_m=arc[at], z_m=self._points(mask)[:, 2], footprint_m=footprint_m)
 
     def boxes(self) -> BoxPixels:
         """The rays that enter boxes."""
@@ -148,12 +143,9 @@ class _Surfaces:
         def local(xyz: NDArray[np.floating]) -> NDArray[np.floating]:
             return np.stack([cos * xyz[:, 0] + sin * xyz[:, 1], cos * xyz[:, 1] - sin * xyz[:, 0], xyz[:, 2]], -1) / half[which]
 
-        ray, start = local(self._rays[self.is_box]), local(self._origins[view] - boxes.centers_m[which])
-        speed = np.where(np.abs(ray) < 1e-9, 1e-9, ray)
-        depth_m = ((-np.sign(speed) - start) / speed).max(-1).clip(min=0)
         return BoxPixels(
-            tokens=self._view.tokens, classes=boxes.classes, which=which, part=(start + depth_m[:, None] * ray).clip(-1, 1), ray=ray,
-            depth_m=depth_m,
+            tokens=self._view.tokens, classes=boxes.classes, which=which,
+            origin=local(self._origins[view] - boxes.centers_m[which]), ray=local(self._rays[self.is_box]),
         )  # fmt: skip
 
     def _points(self, mask: NDArray[np.bool_]) -> NDArray[np.floating]:

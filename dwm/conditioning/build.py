@@ -140,7 +140,8 @@ class ScenarioConditioner:
     ) -> DenoiseCondition:
         """The condition (batch of one) of a window of frames.
 
-        ``source`` is carried along as memory; without it the memory is off. The ``appearance`` is laid over the layout; without it, or without the layout, it is off.
+        ``source`` is carried along as memory; without it the memory is off. The ``appearance`` is laid over the layout;
+        without it, or without the layout, it is off.
         """
         layouts = torch.stack([self.layout(f).maps_VCHW for f in frames]) if layout else None
         memory, valid, colours, known = None, None, None, None

@@ -39,15 +39,15 @@ class Things:
         return np.flatnonzero(self.classes_N == kind).tolist()
 
     def meet(
-        self, kind_P: NDArray[np.int64], part_P3: NDArray[np.floating], ray_P3: NDArray[np.floating]
+        self, kind_P: NDArray[np.int64], origin_P3: NDArray[np.floating], ray_P3: NDArray[np.floating]
     ) -> NDArray[np.float32]:
-        """Where rays that enter a box at ``part`` first meet the thing [P, 3], NaN where they pass it by.
+        """Where rays from ``origin`` through a box first meet the thing in it [P, 3], NaN where they pass it by.
 
-        ``part`` and ``ray`` are in half boxes. A class without a shape fills its box.
+        Both are in half boxes. A class without a shape fills its box.
         """
-        speed = np.where(np.abs(ray_P3) < 1e-9, 1e-9, ray_P3)
-        leave = ((np.sign(speed) - part_P3) / speed).min(-1).clip(min=0)  # the far side
-        place, step = part_P3.astype(np.float32), (ray_P3 * leave[:, None] / _STEPS).astype(np.float32)
+        enter, leave = crossed(origin_P3, ray_P3)
+        place = (origin_P3 + enter[:, None] * ray_P3).clip(-1, 1).astype(np.float32)
+        step = (ray_P3 * (leave - enter).clip(min=0)[:, None] / _STEPS).astype(np.float32)
         met = np.full_like(place, np.nan)
         shaped = self.solid_KXYZ.any((1, 2, 3))[kind_P]
         met[~shaped] = place[~shaped]
@@ -101,6 +101,13 @@ class Things:
             solid_KXYZ=np.zeros((len(DETECTION_CLASSES), *GRID), bool), colours_NXYZ3=np.zeros((0, *GRID, 3), np.uint8),
             classes_N=np.zeros(0, np.int64), road_N3=np.zeros((0, 3), np.float32),
         )  # fmt: skip
+
+
+def crossed(origin_P3: NDArray[np.floating], ray_P3: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """How many rays' lengths from its origin a ray enters [P] and leaves [P] the box [-1, 1]; not before the origin."""
+    speed = np.where(np.abs(ray_P3) < 1e-9, 1e-9, ray_P3)
+    enter, leave = ((side * np.sign(speed) - origin_P3) / speed for side in (-1, 1))
+    return enter.max(-1).clip(min=0), leave.min(-1)
 
 
 def _cells(place: NDArray[np.floating]) -> NDArray[np.int32]:

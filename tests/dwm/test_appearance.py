@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from scipy.spatial import KDTree
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from dwm.conditioning.appearance import Appearance, Street, View
 from dwm.conditioning.frontage import Frontage
 from dwm.conditioning.layout import LAYOUT_CHANNELS, LayoutBoxes, LayoutCaster
-from dwm.conditioning.looks.fronts import FrontLook, mirrored
+from dwm.conditioning.looks.fronts import FrontLook, FrontPixels, mirrored
 from dwm.conditioning.looks.ground import Crossings
 from dwm.conditioning.things import GRID, Things
 from dwm.errors import InputError
@@ -103,6 +104,11 @@ def fronts(view: View) -> Tensor:
     images, points = grey(view, 5.0), view.layout.points_VHW3.repeat_interleave(2, 1).repeat_interleave(2, 2)
     colour = torch.stack([torch.sin(points[..., 0] / 6), torch.cos(points[..., 0] / 9), points[..., 2] / 20], dim=1)
     return torch.where((large(view.layout.depth_VHW) < 90)[:, None], colour, images)
+
+
+def front_pixels(name: NDArray[np.int64], arc_m: NDArray[np.float64], z_m: NDArray[np.float64]) -> FrontPixels:
+    """Seen at a decimetre to a pixel."""
+    return FrontPixels(name=name, arc_m=arc_m, z_m=z_m, footprint_m=np.full(len(name), 0.1))
 
 
 def test_arc_lengths_grow_by_the_metres_walked_and_sides_have_their_own_names(town):
@@ -233,9 +239,9 @@ def test_an_outline_seen_at_both_ends_of_its_arc_was_not_seen_between():
     arc = np.concatenate([rng.uniform(0, 30, 4000), rng.uniform(480, 500, 4000)])
     name, z = np.zeros(8000, np.int64), rng.uniform(0, 8, 8000)
     colours = np.stack([np.sin(arc / 3), np.cos(arc / 3), z / 8], -1)
-    look = FrontLook(name, arc, z, np.full(8000, 0.1), colours, np.zeros(8000, bool))
+    look = FrontLook(front_pixels(name, arc, z), colours, np.zeros(8000, bool))
     between = np.linspace(100, 400, 600)
-    found, _, known = look.at(np.zeros(600, np.int64), between, np.full(600, 4.0), np.full(600, 0.1))
+    found, known, _ = look.at(front_pixels(np.zeros(600, np.int64), between, np.full(600, 4.0)))
     assert known.min() == 1
     assert found[:, 0].std() > 0.4
     low, high = arc[:4000].min(), arc[:4000].max()
@@ -368,11 +374,9 @@ def test_roofs_are_level_and_fronts_go_on_up_to_them():
     arc, z = arc[seen], z[seen]
     sky = z > 12
     shade = np.where(z % 3.4 < 1.7, 0.8, -0.8)
-    look = FrontLook(np.zeros(len(arc), np.int64), arc, z, np.full(len(arc), 0.1), np.repeat(shade[:, None], 3, 1), sky)
+    look = FrontLook(front_pixels(np.zeros(len(arc), np.int64), arc, z), np.repeat(shade[:, None], 3, 1), sky)
     heights = np.arange(0.3, 18, 0.2)
-    found, open_sky, _ = look.at(
-        np.zeros(len(heights), np.int64), np.full(len(heights), 10.0), heights, np.full(len(heights), 0.1)
-    )
+    found, _, open_sky = look.at(front_pixels(np.zeros(len(heights), np.int64), np.full(len(heights), 10.0), heights))
     assert heights[open_sky > 0.5].min() == pytest.approx(12.0, abs=0.5)
     up_there = (heights > 6.5) & (heights < 11.5)
     assert np.abs(found[up_there, 0]).mean() > 0.6  # windows and walls, no smear

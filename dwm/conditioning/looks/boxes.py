@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from dwm.conditioning.looks.table import Colours
-from dwm.conditioning.things import Things
+from dwm.conditioning.things import Things, crossed
 
 _LEAST_PIXELS = 40
 _OTHER_SIDE = 0.3  # how far, in half boxes, the mirror image of a side is from being that side
@@ -26,9 +25,8 @@ class BoxPixels:
     tokens: Sequence[str]  # [B] which thing each box is
     classes: NDArray[np.int64]  # [B] index into DETECTION_CLASSES
     which: NDArray[np.int64]  # [P] box
-    part: NDArray[np.floating]  # [P, 3] where the ray enters the box, which spans [-1, 1]: forward, left, up
-    ray: NDArray[np.floating]  # [P, 3] its direction, in half boxes
-    depth_m: NDArray[np.floating]  # [P]
+    origin: NDArray[np.floating]  # [P, 3] where the ray starts, in half boxes from the box's centre: forward, left, up
+    ray: NDArray[np.floating]  # [P, 3] its direction, one metre of depth long, in half boxes
 
 
 class BoxLook:
@@ -39,23 +37,23 @@ class BoxLook:
     ) -> None:
         """``road`` is the colour of plain road in the same frame: examples are shown under its light."""
         self._things, self._road = things, road_3
-        place = things.meet(pixels.classes[pixels.which], pixels.part, pixels.ray)
+        place = things.meet(pixels.classes[pixels.which], pixels.origin, pixels.ray)
         on = ~np.isnan(place[:, 0])
         which, place, colours = pixels.which[on], place[on], colours_P3[on]
         counts = np.bincount(which, minlength=len(pixels.tokens))
         seen = np.flatnonzero(counts >= _LEAST_PIXELS).tolist()
         self._by_token = {pixels.tokens[i]: i for i in seen}
         self._by_class = {k: [i for i in seen if pixels.classes[i] == k] for k in np.unique(pixels.classes).tolist()}
-        self._depth_m = np.bincount(which, pixels.depth_m[on], len(counts)) / np.maximum(counts, 1)
+        self._depth_m = np.bincount(which, _depth_m(pixels)[on], len(counts)) / np.maximum(counts, 1)
         self._example = {i: self._most_alike(int(pixels.classes[i]), place[which == i], colours[which == i]) for i in seen}
         keep = np.isin(which, seen)
         self._colours = np.tile(colours[keep], (2, 1))
         sides = [_key(which[keep], place[keep], 0.0), _key(which[keep], place[keep] * [1, -1, 1], _OTHER_SIDE)]
         self._tree = KDTree(np.concatenate(sides)) if keep.any() else None
 
-    def at(self, pixels: BoxPixels) -> tuple[Colours, NDArray[np.bool_]]:
-        """Colours with the share that is known, and which rays meet a thing [P]; the others pass it by."""
-        place = self._things.meet(pixels.classes[pixels.which], pixels.part, pixels.ray)
+    def at(self, pixels: BoxPixels) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.bool_]]:
+        """Colours [P, 3], the share that is known [P], and which rays meet a thing [P]; the others pass it by."""
+        place = self._things.meet(pixels.classes[pixels.which], pixels.origin, pixels.ray)
         on = ~np.isnan(place[:, 0])
         sources = [self._source(token, kind) for token, kind in zip(pixels.tokens, pixels.classes.tolist(), strict=True)]
         own, example = np.array(sources, np.int64).reshape(-1, 2).T[:, pixels.which]
@@ -66,10 +64,10 @@ class BoxLook:
         by = (on & (own >= 0)).nonzero()[0]
         if len(by) and self._tree is not None:
             away, nearest = self._tree.query(_key(own[by], place[by], 0.0))
-            sharp = self._depth_m[own[by]] * _LEAST_SHARPNESS <= pixels.depth_m[by]
+            sharp = self._depth_m[own[by]] * _LEAST_SHARPNESS <= _depth_m(pixels)[by]
             use = (sharp & (np.asarray(away) < _NEAR)) | (example[by] < 0)
             colours[by[use]] = self._colours[np.asarray(nearest)[use]]
-        return (colours, known.astype(np.float64)), on
+        return colours, known.astype(np.float64), on
 
     def _source(self, token: str, kind: int) -> tuple[int, int]:
         """The box of the frame and the example that a thing takes after; -1 for none."""
@@ -89,6 +87,11 @@ class BoxLook:
             return -1
         shown = [self._things.colours(np.full(len(place_P3), e), place_P3, self._road) for e in examples]
         return examples[int(np.argmin([np.abs(x - colours_P3).mean() for x in shown]))]
+
+
+def _depth_m(pixels: BoxPixels) -> NDArray[np.floating]:
+    """Where the rays enter their boxes [P]."""
+    return crossed(pixels.origin, pixels.ray)[0]
 
 
 def _key(which: NDArray[np.int64], place: NDArray[np.floating], penalty: float) -> NDArray[np.floating]:

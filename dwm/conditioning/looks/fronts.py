@@ -32,6 +32,16 @@ _STOREY_M = 3.4  # what is repeated to carry a front on above the last row that 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FrontPixels:
+    """Pixels of imagined walls."""
+
+    name: NDArray[np.int64]  # [P] outline
+    arc_m: NDArray[np.floating]  # [P] along it
+    z_m: NDArray[np.floating]  # [P] height
+    footprint_m: NDArray[np.floating]  # [P] larger side of what the pixel shows of the front
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Picture:
     """One stretch of an outline: rows by height, columns by arc length."""
 
@@ -58,46 +68,40 @@ class _Picture:
 class FrontLook:
     """Pictures of the stretches that one frame shows."""
 
-    def __init__(
-        self, name_P: NDArray[np.int64], arc_m_P: NDArray[np.floating], z_m_P: NDArray[np.floating], footprint_m_P: NDArray[np.floating],
-        colours_P3: NDArray[np.floating], sky_P: NDArray[np.bool_],
-    ) -> None:  # fmt: skip
-        """``footprint_m`` is that of a pixel on the front; ``sky`` says which show the sky above it."""
+    def __init__(self, pixels: FrontPixels, colours_P3: NDArray[np.floating], sky_P: NDArray[np.bool_]) -> None:
+        """``sky`` says which pixels show the sky above the true front."""
         values = np.c_[colours_P3, sky_P]
         self._own = {
-            name: [_paint(name, span, name_P, arc_m_P, z_m_P, footprint_m_P, values) for span in runs]
-            for name, runs in _runs_of(name_P, arc_m_P, 0).items()
+            name: [_paint(name, span, pixels, values) for span in runs]
+            for name, runs in _runs_of(pixels.name, pixels.arc_m, 0).items()
         }
-        sharp = footprint_m_P < _SHARP_M
+        sharp = pixels.footprint_m < _SHARP_M
         self._lent = {}
-        for name, runs in _runs_of(name_P[sharp], arc_m_P[sharp], _LEAST_PIXELS).items():
-            longest = max(runs, key=lambda run: run[1] - run[0])
-            picture = _built_up(_paint(name, longest, name_P, arc_m_P, z_m_P, footprint_m_P, values))
+        for name, runs in _runs_of(pixels.name[sharp], pixels.arc_m[sharp], _LEAST_PIXELS).items():
+            picture = _built_up(_paint(name, max(runs, key=lambda run: run[1] - run[0]), pixels, values))
             if picture is not None:
                 self._lent[name] = picture
         if not self._lent:
             self._lent = {name: max(pictures, key=lambda p: p.span[1] - p.span[0]) for name, pictures in self._own.items()}
 
-    def at(
-        self, name_P: NDArray[np.int64], arc_m_P: NDArray[np.floating], z_m_P: NDArray[np.floating], footprint_m_P: NDArray[np.floating]
-    ) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]:  # fmt: skip
-        """Colours [P, 3], the share of sky in front of which they stand [P], and the share that is known [P]."""
-        found, lenders = np.zeros((len(name_P), 4), np.float32), sorted(self._lent)
+    def at(self, pixels: FrontPixels) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]:
+        """Colours [P, 3], the share that is known [P], and the share of sky in front of which they stand [P]."""
+        found, lenders = np.zeros((len(pixels.name), 4), np.float32), sorted(self._lent)
         if not lenders:
-            return found[:, :3], found[:, 3], np.zeros(len(name_P))
-        for name in np.unique(name_P).tolist():
-            here = (name_P == name).nonzero()[0]
-            arc, z = arc_m_P[here], z_m_P[here]
+            return found[:, :3], np.zeros(len(found)), found[:, 3]
+        for name in np.unique(pixels.name).tolist():
+            here = (pixels.name == name).nonzero()[0]
+            arc, z = pixels.arc_m[here], pixels.z_m[here]
             kept = np.zeros(len(here), bool)
             for own in self._own.get(name, []):
                 keeps = (arc >= own.span[0]) & (arc <= own.span[1])
-                keeps &= own.footprint_at(arc, z) * _LEAST_SHARPNESS <= footprint_m_P[here]
+                keeps &= own.footprint_at(arc, z) * _LEAST_SHARPNESS <= pixels.footprint_m[here]
                 found[here[keeps]] = own.at(arc[keeps], z[keeps])
                 kept |= keeps
             lent = self._lent[name if name in self._lent else lenders[name % len(lenders)]]
             low, high = lent.span
             found[here[~kept]] = lent.at(low + mirrored(arc[~kept] - low, high - low), z[~kept])
-        return found[:, :3], found[:, 3], np.ones(len(name_P))
+        return found[:, :3], np.ones(len(found)), found[:, 3]
 
 
 def mirrored(metres: NDArray[np.floating], length: float) -> NDArray[np.floating]:
@@ -120,13 +124,10 @@ def _runs_of(name: NDArray[np.int64], arc_m: NDArray[np.floating], least: int) -
     return found
 
 
-def _paint(
-    name: int, span: Span, name_P: NDArray[np.int64], arc_m_P: NDArray[np.floating], z_m_P: NDArray[np.floating],
-    footprint_m_P: NDArray[np.floating], seen_P4: NDArray[np.floating],
-) -> _Picture:  # fmt: skip
+def _paint(name: int, span: Span, pixels: FrontPixels, values_P4: NDArray[np.floating]) -> _Picture:
     """The picture of a stretch from pixels of it."""
-    here = (name_P == name) & (arc_m_P >= span[0] - _GAP_M) & (arc_m_P <= span[1] + _GAP_M)
-    arc_m, z_m, footprint_m, values = arc_m_P[here], z_m_P[here], footprint_m_P[here], seen_P4[here]
+    here = (pixels.name == name) & (pixels.arc_m >= span[0] - _GAP_M) & (pixels.arc_m <= span[1] + _GAP_M)
+    arc_m, z_m, footprint_m, values = pixels.arc_m[here], pixels.z_m[here], pixels.footprint_m[here], values_P4[here]
     columns, rows = max(round((span[1] - span[0]) / _TEXEL_M), 1), round(_HIGHEST_M / _TEXEL_M)
     z, arc = np.meshgrid((np.arange(rows) + 0.5) * _TEXEL_M, span[0] + (np.arange(columns) + 0.5) * _TEXEL_M, indexing="ij")
     tree = KDTree(np.stack([arc_m, _Z_WEIGHT * z_m, _COARSE_WEIGHT * footprint_m], -1))

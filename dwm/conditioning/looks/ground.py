@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +60,17 @@ class Crossings:
         return name, (along / self.BIN_M).astype(np.int64).clip(0)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroundPixels:
+    """Pixels of the ground."""
+
+    layers: NDArray[np.floating]  # [P, L] shares of MAP_LAYERS
+    depth_m: NDArray[np.floating]  # [P]
+    kerb: NDArray[np.int64]  # [P] bin of ``Kerb``
+    crossing: NDArray[np.int64]  # [P] which of ``Crossings``, 0 for none
+    place: NDArray[np.int64]  # [P] bin along it
+
+
 class GroundLook:
     """A table of colours by kind, near or far, and place."""
 
@@ -65,49 +78,39 @@ class GroundLook:
     _NEAR_M, _FAR_M = 12.0, 60.0
     _STRIPES_NEAR_M, _STRIPES_FAR_M = 10.0, 26.0  # farther away, stripes are thinner than pixels
 
-    def __init__(
-        self, layers_PL: NDArray[np.floating], depth_m_P: NDArray[np.floating], kerb_P: NDArray[np.int64],
-        crossing_P2: tuple[NDArray[np.int64], NDArray[np.int64]], colours_P3: NDArray[np.floating],
-    ) -> None:  # fmt: skip
-        """``layers`` are shares of MAP_LAYERS, ``kerb`` bins of ``Kerb``, ``crossing`` places of ``Crossings``."""
-        shares, cells = self._cells(layers_PL, depth_m_P, kerb_P)
+    def __init__(self, pixels: GroundPixels, colours_P3: NDArray[np.floating]) -> None:
+        shares, cells = self._cells(pixels)
         weight = (shares**4).ravel()  # seams between kinds would mix their colours
         per_share = np.repeat(colours_P3, shares.shape[1], axis=0)
         table, known = mean_colours(cells.ravel(), weight, per_share, (len(self.KINDS), 2, Kerb.BINS))
         self._table, self._known = table.reshape(-1, 3).astype(np.float32), known.ravel().astype(np.float32)
-        self._stripes = self._learn_stripes(layers_PL, depth_m_P, crossing_P2, colours_P3)
+        self._stripes = self._learn_stripes(pixels, colours_P3)
 
     @property
     def road(self) -> NDArray[np.floating]:
         """Colour [3] of plain road near by."""
         return self._table[Kerb.MARKED]
 
-    def at(
-        self, layers_PL: NDArray[np.floating], depth_m_P: NDArray[np.floating], kerb_P: NDArray[np.int64],
-        crossing_P2: tuple[NDArray[np.int64], NDArray[np.int64]],
-    ) -> Colours:  # fmt: skip
-        shares, cells = self._cells(layers_PL, depth_m_P, kerb_P)
+    def at(self, pixels: GroundPixels) -> Colours:
+        shares, cells = self._cells(pixels)
         colours, known = np.zeros((len(shares), 3), np.float32), np.zeros(len(shares), np.float32)
         for share, cell in zip(shares.T, cells.T, strict=True):
             on = share.nonzero()[0]  # few pixels show a marking
             colours[on] += share[on, None] * self._table[cell[on]]
             known[on] += share[on] * self._known[cell[on]]
         if self._stripes is not None:
-            on = (crossing_P2[0] > 0).nonzero()[0]
-            plain = self._table[cells[on, 4]]
-            fade = ((self._STRIPES_FAR_M - depth_m_P[on]) / (self._STRIPES_FAR_M - self._STRIPES_NEAR_M)).clip(0, 1)
-            share = (fade * shares[on, 4:6].sum(1))[:, None]
-            place = crossing_P2[1][on] % (2 * len(self._stripes))  # there and back again
+            on, near = (pixels.crossing > 0).nonzero()[0], 2 * self.KINDS.index("crossing")
+            plain = self._table[cells[on, near]]
+            fade = ((self._STRIPES_FAR_M - pixels.depth_m[on]) / (self._STRIPES_FAR_M - self._STRIPES_NEAR_M)).clip(0, 1)
+            share = (fade * shares[on, near : near + 2].sum(1))[:, None]
+            place = pixels.place[on] % (2 * len(self._stripes))  # there and back again
             colours[on] += share * (self._stripes[np.minimum(place, 2 * len(self._stripes) - 1 - place)] - plain)
         return colours, known
 
-    def _learn_stripes(
-        self, layers: NDArray[np.floating], depth_m: NDArray[np.floating], crossing_P2: tuple[NDArray[np.int64], NDArray[np.int64]],
-        colours: NDArray[np.floating],
-    ) -> NDArray[np.floating] | None:  # fmt: skip
+    def _learn_stripes(self, pixels: GroundPixels, colours_P3: NDArray[np.floating]) -> NDArray[np.floating] | None:
         """Colours [D, 3] along the crossing that was seen best; None where none was seen well."""
-        name, place = crossing_P2
-        near = (name > 0) & (depth_m < (self._STRIPES_NEAR_M + self._STRIPES_FAR_M) / 2) & (layers[:, 2] > 0.9)
+        name, place, pure = pixels.crossing, pixels.place, pixels.layers[:, MAP_LAYERS.index("ped_crossing")] > 0.9
+        near = (name > 0) & (pixels.depth_m < (self._STRIPES_NEAR_M + self._STRIPES_FAR_M) / 2) & pure
         best = np.zeros((0, 3))
         for n in np.unique(name[near]):
             here = near & (name == n)
@@ -116,21 +119,20 @@ class GroundLook:
             runs = np.split(full, np.flatnonzero(np.diff(full) > 1) + 1)
             run = max(runs, key=len)
             if len(run) > len(best):
-                sums = np.stack([np.bincount(place[here], colours[here, c]) for c in range(3)], -1)
+                sums = np.stack([np.bincount(place[here], colours_P3[here, c]) for c in range(3)], -1)
                 best = (sums / np.maximum(total, 1)[:, None])[run]
         return best if len(best) * Crossings.BIN_M >= 2.0 else None
 
-    def _cells(
-        self, layers: NDArray[np.floating], depth_m: NDArray[np.floating], kerb: NDArray[np.int64]
-    ) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
+    def _cells(self, pixels: GroundPixels) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
         """Share of each kind, near and far [P, K * 2], and its cell in the table."""
-        drivable, divider, crossing, walkway = layers.T
+        drivable, divider, crossing, walkway = pixels.layers.T
         crossing = np.minimum(crossing, 1 - divider)
         road = (drivable - crossing - divider).clip(0)
         walkway = np.minimum(walkway, (1 - road - crossing - divider).clip(0))
         bare = (1 - road - crossing - divider - walkway).clip(0)
-        far = ((depth_m - self._NEAR_M) / (self._FAR_M - self._NEAR_M)).clip(0, 1).astype(np.float32)
+        far = ((pixels.depth_m - self._NEAR_M) / (self._FAR_M - self._NEAR_M)).clip(0, 1).astype(np.float32)
         shares = np.stack([road, divider, crossing, walkway, bare], -1)[..., None] * np.stack([1 - far, far], -1)[:, None]
-        bins = np.stack([kerb.clip(max=Kerb.MARKED), kerb, *[np.zeros_like(kerb)] * 3], -1)
+        kerb, none = pixels.kerb, np.zeros_like(pixels.kerb)
+        bins = np.stack([kerb.clip(max=Kerb.MARKED), kerb, none, none, none], -1)
         cells = np.arange(2 * len(self.KINDS)).reshape(-1, 2) * Kerb.BINS + bins[..., None]
         return shares.reshape(len(shares), -1), cells.reshape(len(cells), -1)
