@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 from dwm.errors import InputError
+from dwm.geometry import rectangles
+from dwm.scenario.agents import finished, joined
 from dwm.scenario.continuation import Continued, continue_scene
-from dwm.scenario.feasibility import LIMITS, Limits, check_all, overlaps
-from dwm.scenario.logged import BoxTable, brake_followers, empty_table, log_boxes
-from dwm.scenario.perturbations import BASELINE, horizon, perturb
-from dwm.scenario.types import AgentBoxes, LabelSource, Perturbation, Rejection, Scenario
+from dwm.scenario.events import Newcomer, Script, Stage, react
+from dwm.scenario.feasibility import LIMITS, NEAR_ROAD_M, Limits, RoadDistance, Violation, check_all, overlaps, smoothed
+from dwm.scenario.followers import Leader, brake_followers, moved_ego
+from dwm.scenario.logged import BoxTable, copied, empty_table, extended, log_boxes
+from dwm.scenario.perturbations import checked_parts, horizon, perturb
+from dwm.scenario.reaction import Moving
+from dwm.scenario.types import AgentBoxes, Infeasible, LabelSource, Perturbation, Rejection, Scenario
+from dwm.scenes.prompts import scene_prompt
 from dwm.scenes.types import EgoTrack, Scene
 
 Array = NDArray[np.float64]
 MOVED = 1e-6  # poses that differ by less are the same
-STOPPED_MPS = 0.2
-CYCLES = ("vehicle.bicycle", "vehicle.motorcycle")
+SMOOTHED_AT_MOST_M = 0.25  # a path that has to be moved further to become drivable is another path
 
 
 def build_scenario(
@@ -33,56 +41,208 @@ def build_scenario(
 
     The same arguments give the same arrays. Raises InputError for a clip without frames or a start beyond the log.
     """
-    timestamps, log_end = _timeline(scene, duration_s, fps, start_s)
-    frames = len(timestamps)
-    # Speeding up uses more of the baseline than the clip is long.
-    longer = timestamps[0] + _steps(int(np.ceil(frames * horizon(perturbation))) + 2, fps)
-    table = log_boxes(scene, timestamps[:log_end], frames)
-    track, joint, notes = _baseline(scene, table, longer, log_end, seed, fps)
-    baseline = track.ego_to_global[:frames]
-    ego = perturb(track, timestamps, perturbation)
-    moved = np.abs(ego - baseline).max(axis=(1, 2)) > MOVED
-    if perturbation.name != BASELINE.name and not moved.any():
-        detail = f"the ego path changes by {np.abs(ego - baseline).max():.1e} m, needs more than {MOVED:g} m: it hardly moves"
-        return Rejection(scene=scene.name, perturbation=perturbation, seed=seed, reason="no_effect", detail=detail)
-    before = _logged_overlaps(scene, table, baseline, frames)
-    if moved.any():
-        table.sources[:, moved] = np.where(table.present[:, moved], LabelSource.TRANSFORMED, table.sources[:, moved])
-        reacted = brake_followers(scene, table, ego, baseline, fps, log_end - 1)
-        notes += tuple(f"{scene.agents[i].instance_token} brakes for the ego" for i in reacted)
-    if log_end < frames:
-        if moved[:log_end].any():
-            # Beyond the log there is no recorded path to shift: the moved ego joins the traffic from where it is.
-            driven = EgoTrack(timestamps_us=timestamps[:log_end], ego_to_global=ego[:log_end])
-            joint = continue_scene(scene, table, log_end - 1, timestamps[log_end - 1 :], seed, fps, moved=driven)
-            ego = np.concatenate([ego[:log_end], joint.ego_to_global[1:]])
-        else:
-            ego = baseline
-        assert joint is not None
-        agents = _merge(scene, table, joint, log_end, frames, float(ego[log_end - 1, 2, 3]), fps)
-    else:
-        agents = _boxes(scene, table, (), fps)
-    ignored = np.zeros_like(agents.present)
-    index = {token: i for i, token in enumerate(agents.instance_tokens)}
-    for i, agent in enumerate(scene.agents):
-        if agent.instance_token in index:
-            ignored[index[agent.instance_token]] = before[i]
-    # The log itself happened: only what we made is judged.
-    first = 0 if moved.any() else log_end
-    violation, unchecked = check_all(
-        ego, agents, scene.map, fps, baseline=baseline, first=first, limits=limits, ignored=ignored
-    )
-    if violation is not None:
-        return Rejection(
-            scene=scene.name, perturbation=perturbation, seed=seed, reason=violation.reason, detail=violation.detail
-        )
-    from dwm.scenes.prompts import scene_prompt
+    return ScenarioBuilder(scene, seed, duration_s=duration_s, fps=fps, start_s=start_s, limits=limits).build(perturbation)
 
-    return Scenario(
-        scene=scene, perturbation=perturbation, seed=seed, fps=fps, timestamps_us=timestamps, ego_to_global=ego,
-        baseline_ego_to_global=baseline, agents=agents, is_key_frame=key_frames(frames, fps), log_end_index=log_end,
-        prompt=scene_prompt(scene), notes=notes + unchecked,
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Baseline:
+    """The clip without a change, and on for as long as a faster ego needs."""
+
+    track: EgoTrack
+    after: Continued | None  # the traffic beyond the log, where the clip reaches that far
+    notes: tuple[str, ...]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Draft:
+    """A scenario in the making."""
+
+    scene: Scene  # with the newcomers among its agents
+    table: BoxTable
+    ego: Array  # [T, 4, 4]
+    notes: tuple[str, ...]
+
+
+class ScenarioBuilder:
+    """All scenarios of one clip: they share the log's boxes and the baseline, which cost as much as a scenario."""
+
+    def __init__(
+        self,
+        scene: Scene,
+        seed: int,
+        *,
+        duration_s: float = 60.0,
+        fps: float = 12.0,
+        start_s: float = 0.0,
+        limits: Limits = LIMITS,
+    ) -> None:
+        self.scene, self.seed, self.fps, self.limits = scene, seed, fps, limits
+        self.timestamps_us, self.log_end = _timeline(scene, duration_s, fps, start_s)
+        self.frames = len(self.timestamps_us)
+        self._table = log_boxes(scene, self.timestamps_us[: self.log_end], self.frames)
+        self._road = RoadDistance(scene.map)
+        self._baselines: dict[int, _Baseline] = {}
+
+    def build(self, perturbation: Perturbation) -> Scenario | Rejection:
+        """The clip under a change, or why it is not feasible."""
+        try:
+            return self._build(perturbation)
+        except Infeasible as reason:
+            return Rejection(
+                scene=self.scene.name, perturbation=perturbation, seed=self.seed, reason=reason.reason, detail=reason.detail
+            )
+
+    def _build(self, perturbation: Perturbation) -> Scenario:
+        base = self._baseline(horizon(perturbation))
+        baseline = base.track.ego_to_global[: self.frames]
+        ego = perturb(base.track, self.timestamps_us, perturbation, self.scene.map)
+        parts = checked_parts(perturbation)
+        moved = _differs(ego, baseline)
+        if any(kind.move for _, kind, _ in parts) and not moved.any():
+            much = np.abs(ego - baseline).max()
+            raise Infeasible("no_effect", f"the ego path changes by {much:.1e} m, needs more than {MOVED:g} m: it hardly moves")
+        before = self._logged_overlaps(baseline)
+        draft = _Draft(scene=self.scene, table=copied(self._table), ego=ego, notes=base.notes)
+        for name, kind, params in parts:
+            if kind.script is not None:
+                self._happen(draft, name, kind.script, params)
+        agents = self._agents(draft, baseline, base)
+        ignored = np.zeros_like(agents.present)
+        index = {token: i for i, token in enumerate(agents.instance_tokens)}
+        for i, agent in enumerate(self.scene.agents):
+            if agent.instance_token in index:
+                ignored[index[agent.instance_token]] = before[i]
+        # The log itself happened: only what we made is judged.
+        moved = _differs(draft.ego, baseline)
+        first = int(np.argmax(moved)) if moved.any() else self.log_end
+        self._make_feasible(draft, agents, baseline, ignored, first)
+        return Scenario(
+            scene=self.scene, perturbation=perturbation, seed=self.seed, fps=self.fps, timestamps_us=self.timestamps_us,
+            ego_to_global=draft.ego, baseline_ego_to_global=baseline, agents=agents, is_key_frame=key_frames(self.frames, self.fps),
+            log_end_index=self.log_end, prompt=scene_prompt(self.scene), notes=draft.notes,
+        )  # fmt: skip
+
+    def _baseline(self, multiple: float) -> _Baseline:
+        """The ego path without a change, long enough for a path that uses ``multiple`` of it."""
+        count = int(np.ceil(self.frames * multiple)) + 2
+        if count not in self._baselines:
+            times = self.timestamps_us[0] + _steps(count, self.fps)
+            self._baselines[count] = _drive_on(self.scene, self._table, times, self.log_end, self.seed, self.fps)
+        return self._baselines[count]
+
+    def _logged_overlaps(self, baseline: Array) -> NDArray[np.bool_]:
+        """Overlaps [A, T] that the log's own annotations have with the logged ego: noise, not collisions."""
+        if not self.scene.agents:
+            return np.zeros((0, self.frames), dtype=bool)
+        sizes, table = np.stack([a.size_wlh_m for a in self.scene.agents]), self._table
+        return overlaps(baseline, table.centers_m, table.yaws_rad, sizes, table.present, self.limits.clearance_m)
+
+    def _happen(self, draft: _Draft, name: str, script: Script, params: dict[str, float]) -> None:
+        """Put an event's newcomer on the road; logged traffic and the ego react to it."""
+        times = (self.timestamps_us[: self.log_end] - self.timestamps_us[0]) * 1e-6
+        track = EgoTrack(timestamps_us=self.timestamps_us, ego_to_global=draft.ego)
+        stage = Stage(
+            track=track, times_s=times, scene_map=self.scene.map, road=self._road, name=f"{self.scene.token}/{self.seed}"
+        )
+        newcomer, evading = script(stage, params)
+        leader = Leader(xy_m=newcomer.centers_m[:, :2], yaw_rad=newcomer.yaw_rad, size_wlh_m=np.array(newcomer.kind.size_wlh_m))
+        changed = brake_followers(self.scene, draft.table, leader, self.fps)
+        draft.notes += tuple(f"{self.scene.agents[i].instance_token} brakes for {name}" for i in changed)
+        self._has_room(draft, newcomer)
+        draft.table = extended(draft.table, newcomer.centers_m, newcomer.yaw_rad)
+        draft.scene = replace(draft.scene, agents=(*draft.scene.agents, newcomer.as_track(self.timestamps_us)))
+        if evading is None:
+            others = [newcomer.moving(), *(_moving(draft, i, len(times)) for i in changed)]
+            evading = draft.ego.copy()
+            evading[: self.log_end] = react(track, times, others).ego_to_global
+        draft.ego = evading
+
+    def _has_room(self, draft: _Draft, newcomer: Newcomer) -> None:
+        """Raises Infeasible where the newcomer would stand in somebody else or off the road."""
+        frames, size, table = len(newcomer.yaw_rad), np.array(newcomer.kind.size_wlh_m), draft.table
+        here = newcomer.centers_m[:, :2]
+        for i, agent in enumerate(draft.scene.agents):
+            reach = (np.hypot(*size[:2]) + np.hypot(*agent.size_wlh_m[:2])) / 2
+            near = np.linalg.norm(np.nan_to_num(table.centers_m[i, :frames, :2], nan=1e9) - here, axis=1) < reach
+            close = np.flatnonzero(near & table.present[i, :frames])
+            own = rectangles(here[close], newcomer.yaw_rad[close], size)
+            theirs = rectangles(table.centers_m[i, close, :2], table.yaws_rad[i, close], agent.size_wlh_m)
+            if shapely.intersects(own, theirs).any():
+                raise Infeasible("event_blocked", f"{agent.category} {agent.instance_token} is where the newcomer would be")
+        off = self._road.of(here)
+        if newcomer.kind.detection_class == "car" and off.min() < NEAR_ROAD_M and off.max() > self.limits.off_road_tolerance_m:
+            raise Infeasible("event_off_road", f"the newcomer would be {off.max():.2f} m off the drivable area")
+
+    def _agents(self, draft: _Draft, baseline: Array, base: _Baseline) -> AgentBoxes:
+        """Everybody's boxes over the whole clip; beyond the log a changed ego joins the traffic from where it is."""
+        table, log_end, known = draft.table, self.log_end, len(self.scene.agents)
+        moved = _differs(draft.ego, baseline)
+        if moved.any():
+            table.sources[:, moved] = np.where(table.present[:, moved], LabelSource.TRANSFORMED, table.sources[:, moved])
+            ego = moved_ego(draft.ego, baseline, log_end - 1)
+            reacted = brake_followers(self.scene, table, ego, self.fps) if ego is not None else []
+            draft.notes += tuple(f"{self.scene.agents[i].instance_token} brakes for the ego" for i in reacted)
+        table.sources[known:] = LabelSource.SIMULATED
+        if log_end >= self.frames:
+            return finished(draft.scene, table, (), self.fps)
+        after = base.after
+        if moved[:log_end].any() or len(draft.scene.agents) > known:
+            driven = EgoTrack(timestamps_us=self.timestamps_us[:log_end], ego_to_global=draft.ego[:log_end])
+            rest = self.timestamps_us[log_end - 1 :]
+            after = continue_scene(draft.scene, table, log_end - 1, rest, self.seed, self.fps, moved=driven)
+            draft.ego = np.concatenate([draft.ego[:log_end], after.ego_to_global[1:]])
+        else:
+            draft.ego = baseline
+        assert after is not None
+        return joined(draft.scene, table, after, log_end, self.frames, float(draft.ego[log_end - 1, 2, 3]), self.fps)
+
+    def _make_feasible(
+        self, draft: _Draft, agents: AgentBoxes, baseline: Array, ignored: NDArray[np.bool_], first: int
+    ) -> None:
+        """Smooth the path where that suffices; raises Infeasible with the broken limit otherwise."""
+        found, unchecked = self._check(draft.ego, agents, baseline, ignored, first)
+        if found is not None and found.reason == "kinematics":
+            path, much = smoothed(draft.ego, self.fps, max(first - 1, 0))
+            if much <= SMOOTHED_AT_MOST_M:
+                found, unchecked = self._check(path, agents, baseline, ignored, first)
+                draft.ego = path
+                draft.notes += (f"the ego path was smoothed by at most {much:.2f} m",)
+        if found is not None:
+            raise Infeasible(found.reason, found.detail)
+        draft.notes += unchecked
+
+    def _check(
+        self, ego: Array, agents: AgentBoxes, baseline: Array, ignored: NDArray[np.bool_], first: int
+    ) -> tuple[Violation | None, tuple[str, ...]]:
+        return check_all(
+            ego, agents, self._road, self.fps, first=first, limits=self.limits, logged=baseline[: self.log_end], ignored=ignored
+        )
+
+
+def _differs(ego: Array, baseline: Array) -> NDArray[np.bool_]:
+    return np.abs(ego - baseline).max(axis=(1, 2)) > MOVED
+
+
+def _moving(draft: _Draft, agent: int, frames: int) -> Moving:
+    return Moving(
+        xy_m=draft.table.centers_m[agent, :frames, :2], yaw_rad=draft.table.yaws_rad[agent, :frames],
+        size_wlh_m=draft.scene.agents[agent].size_wlh_m,
     )  # fmt: skip
+
+
+def _drive_on(
+    scene: Scene, table: BoxTable, timestamps_us: NDArray[np.int64], log_end: int, seed: int, fps: float
+) -> _Baseline:
+    logged_end = int(np.searchsorted(timestamps_us, scene.key_timestamps_us[-1], side="right"))
+    poses = scene.ego.at(timestamps_us[:logged_end])
+    if logged_end >= len(timestamps_us):
+        return _Baseline(track=EgoTrack(timestamps_us=timestamps_us, ego_to_global=poses), after=None, notes=())
+    if logged_end > log_end:
+        # The clip ends within the log, but a faster ego reaches beyond it: the agents there do not matter.
+        table = empty_table(len(scene.agents), logged_end)
+    after = continue_scene(scene, table, logged_end - 1, timestamps_us[logged_end - 1 :], seed, fps)
+    whole = np.concatenate([poses, after.ego_to_global[1:]])
+    return _Baseline(track=EgoTrack(timestamps_us=timestamps_us, ego_to_global=whole), after=after, notes=after.notes)
 
 
 def key_frames(frames: int, fps: float) -> NDArray[np.bool_]:
@@ -113,106 +273,3 @@ def _timeline(scene: Scene, duration_s: float, fps: float, start_s: float) -> tu
     start = int(np.argmin(np.abs(keys - keys[0] - start_s * 1e6)))
     timestamps = keys[start] + _steps(frames, fps)
     return timestamps, int(np.searchsorted(timestamps, keys[-1], side="right"))
-
-
-def _baseline(
-    scene: Scene, table: BoxTable, timestamps_us: NDArray[np.int64], log_end: int, seed: int, fps: float
-) -> tuple[EgoTrack, Continued | None, tuple[str, ...]]:
-    """The ego path without perturbation, with the traffic that goes with it beyond the log."""
-    logged_end = int(np.searchsorted(timestamps_us, scene.key_timestamps_us[-1], side="right"))
-    poses = scene.ego.at(timestamps_us[:logged_end])
-    if logged_end >= len(timestamps_us):
-        return EgoTrack(timestamps_us=timestamps_us, ego_to_global=poses), None, ()
-    if logged_end > log_end:
-        # The clip ends within the log, but a faster ego reaches beyond it: the agents there do not matter.
-        table = empty_table(len(scene.agents), logged_end)
-    after = continue_scene(scene, table, logged_end - 1, timestamps_us[logged_end - 1 :], seed, fps)
-    whole = np.concatenate([poses, after.ego_to_global[1:]])
-    return EgoTrack(timestamps_us=timestamps_us, ego_to_global=whole), after, after.notes
-
-
-def _logged_overlaps(scene: Scene, table: BoxTable, baseline: Array, frames: int) -> NDArray[np.bool_]:
-    """Overlaps [A, T] that the log's own annotations have with the logged ego: noise, not collisions."""
-    if not scene.agents:
-        return np.zeros((0, frames), dtype=bool)
-    sizes = np.stack([a.size_wlh_m for a in scene.agents])
-    return overlaps(baseline, table.centers_m, table.yaws_rad, sizes, table.present)
-
-
-def _merge(
-    scene: Scene, table: BoxTable, after: Continued, log_end: int, frames: int, ground_m: float, fps: float
-) -> AgentBoxes:
-    """The log's boxes followed by the simulated ones."""
-    entered = after.specs[len(after.known) :]
-    rest = frames - log_end
-    whole = empty_table(len(scene.agents) + len(entered), frames)
-    for name in ("centers_m", "yaws_rad", "present", "sources", "num_lidar_pts"):
-        getattr(whole, name)[: len(scene.agents)] = getattr(table, name)
-    whole.attributes[: len(scene.agents)] = table.attributes
-    rows = [*after.known, *range(len(scene.agents), len(scene.agents) + len(entered))]
-    heights = [table.centers_m[i, log_end - 1, 2] for i in after.known] + [ground_m + s.size_wlh_m[2] / 2 for s in entered]
-    for k, (row, z) in enumerate(zip(rows, heights, strict=True)):
-        whole.present[row, log_end:] = after.present[k, 1 : rest + 1]
-        whole.centers_m[row, log_end:, :2], whole.centers_m[row, log_end:, 2] = after.xy_m[k, 1 : rest + 1], z
-        whole.yaws_rad[row, log_end:] = after.yaw_rad[k, 1 : rest + 1]
-    return _boxes(scene, whole, entered, fps)
-
-
-def _boxes(scene: Scene, table: BoxTable, entered: tuple, fps: float) -> AgentBoxes:
-    """The finished table, without agents that never appear."""
-    who = [(a.instance_token, a.detection_class, a.category, a.size_wlh_m) for a in scene.agents]
-    who += [(s.token, s.detection_class, s.category, np.array(s.size_wlh_m)) for s in entered]
-    keep = np.flatnonzero(table.present.any(axis=1))
-    velocities = _velocities(table.centers_m[keep, :, :2], table.present[keep], fps)
-    speeds = np.linalg.norm(np.nan_to_num(velocities), axis=-1)
-    attributes = tuple(
-        _attributes(who[i][2], table.attributes[i], speeds[k], table.present[i], i >= len(scene.agents))
-        for k, i in enumerate(keep)
-    )
-    there = table.present[keep][..., None]
-    return AgentBoxes(
-        instance_tokens=tuple(who[i][0] for i in keep), detection_classes=tuple(who[i][1] for i in keep),
-        categories=tuple(who[i][2] for i in keep),
-        sizes_wlh_m=np.reshape([who[i][3] for i in keep], (-1, 3)).astype(np.float64),
-        centers_m=np.where(there, table.centers_m[keep], 0.0), yaws_rad=table.yaws_rad[keep],
-        velocities_mps=np.where(there, velocities, 0.0), present=table.present[keep],
-        label_sources=table.sources[keep], num_lidar_pts=table.num_lidar_pts[keep], attributes=attributes,
-    )  # fmt: skip
-
-
-def _velocities(xy_m: Array, present: NDArray[np.bool_], fps: float) -> Array:
-    """Velocities [A, T, 2] by central differences, one-sided at the ends of presence; NaN for a single frame."""
-    forward = np.full_like(xy_m, np.nan)
-    forward[:, :-1] = (xy_m[:, 1:] - xy_m[:, :-1]) * fps
-    both = present[:, :-1] & present[:, 1:]
-    forward[:, :-1][~both] = np.nan
-    backward = np.full_like(xy_m, np.nan)
-    backward[:, 1:] = forward[:, :-1]
-    mean = (forward + backward) / 2
-    out = np.where(np.isnan(mean), np.where(np.isnan(forward), backward, forward), mean)
-    out[~present] = np.nan
-    return out
-
-
-def _attributes(
-    category: str, logged: list[str], speed_mps: Array, present: NDArray[np.bool_], entered: bool
-) -> tuple[str, ...]:
-    """Attributes [T]: the logged one, else what the speed suggests; a rider does not get off in between."""
-    rider = "cycle.with_rider" if entered and category in CYCLES else ""
-    out = []
-    for there, own, speed in zip(present, logged, speed_mps, strict=True):
-        rider = own if own.startswith("cycle.") else rider
-        out.append((own or rider or default_attribute(category, float(speed))) if there else "")
-    return tuple(out)
-
-
-def default_attribute(category: str, speed_mps: float) -> str:
-    """The nuScenes attribute that a speed suggests; '' where the category has none."""
-    moves = speed_mps > STOPPED_MPS
-    if category in CYCLES:
-        return "cycle.with_rider" if moves else "cycle.without_rider"
-    if category.startswith("vehicle."):
-        return "vehicle.moving" if moves else "vehicle.stopped"
-    if category.startswith("human."):
-        return "pedestrian.moving" if moves else "pedestrian.standing"
-    return ""

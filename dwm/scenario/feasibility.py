@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 from scipy.signal import savgol_filter
 
-from dwm.geometry import box_corners, yaw_from_rotation
+from dwm.geometry import box_corners, rotation_from_yaw, yaw_from_rotation
 from dwm.scenario.types import AgentBoxes
 from dwm.scenes.types import MAP_LAYERS, SceneMap
 from dwm.traffic.simulate import EGO_SIZE_WLH_M, REAR_AXLE_TO_CENTRE_M
@@ -17,6 +17,8 @@ from dwm.traffic.simulate import EGO_SIZE_WLH_M, REAR_AXLE_TO_CENTRE_M
 Array = NDArray[np.float64]
 SMOOTHING_S = 1.25
 SLOWEST_TURN_MPS = 1.5  # below, curvature is noise divided by almost nothing
+SMOOTH_OVER_S, FADE_S = 2.0, 0.5
+FAR_M, NEAR_ROAD_M, SAME_PLACE_M = 1000.0, 10.0, 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +32,8 @@ class Limits:
     curvature_per_m: float = 0.2
     steering_rate_radps: float = 0.9
     wheelbase_m: float = 2.84
-    off_road_tolerance_m: float = 0.5
-    off_road_share: float = 0.05
+    off_road_tolerance_m: float = 0.3
+    clearance_m: float = 0.1  # kept between the ego's box and every other
 
 
 LIMITS = Limits()
@@ -100,59 +102,78 @@ def ego_boxes(poses: Array) -> tuple[Array, Array]:
     return poses[:, :2, 3] + REAR_AXLE_TO_CENTRE_M * np.stack([np.cos(yaw), np.sin(yaw)], axis=-1), yaw
 
 
-def off_road(poses: Array, scene_map: SceneMap, tolerance_m: float) -> NDArray[np.bool_] | None:
-    """Frames [T] in which a corner of the ego is farther than the tolerance from drivable area; None: no such area near."""
-    centre, yaw = ego_boxes(poses)
-    center3 = np.concatenate([centre, np.zeros((len(centre), 1))], axis=-1)
-    corners = box_corners(center3, np.tile(EGO_SIZE_WLH_M, (len(poses), 1)), yaw)[:, [0, 1, 4, 5], :2]
-    mpp, layer = scene_map.metres_per_pixel, scene_map.layers[MAP_LAYERS.index("drivable")]
-    pixels = np.floor((corners - scene_map.origin_xy_m) / mpp).astype(np.int64)
-    pad = int(np.ceil(10.0 / mpp))
-    # Pixels outside the raster are not drivable; the crop keeps the distance transform small.
-    low, high = pixels.min(axis=(0, 1)) - pad, pixels.max(axis=(0, 1)) + pad + 1
-    crop = np.zeros((high[1] - low[1], high[0] - low[0]), dtype=bool)
-    r0, r1 = max(low[1], 0), min(high[1], layer.shape[0])
-    c0, c1 = max(low[0], 0), min(high[0], layer.shape[1])
-    if r1 > r0 and c1 > c0:
-        crop[r0 - low[1] : r1 - low[1], c0 - low[0] : c1 - low[0]] = layer[r0:r1, c0:c1] > 0
-    if not crop.any():
-        return None
-    distance = np.asarray(distance_transform_edt(~crop)) * mpp
-    local = pixels - low
-    return (distance[local[..., 1], local[..., 0]] > tolerance_m).any(axis=1)
+class RoadDistance:
+    """How far points are from the drivable area of a map."""
+
+    def __init__(self, scene_map: SceneMap) -> None:
+        layer = scene_map.layers[MAP_LAYERS.index("drivable")] > 0
+        self._origin, self._mpp = scene_map.origin_xy_m, scene_map.metres_per_pixel
+        # From pixel to pixel; the road's edge is half a pixel nearer.
+        apart = np.asarray(distance_transform_edt(~layer), dtype=np.float32) if layer.any() else None
+        self._metres = None if apart is None else np.maximum(apart - 0.5, 0.0) * self._mpp
+
+    def of(self, xy_m: Array) -> Array:
+        """Distances [...] of points [..., 2] in metres, 0 on the road; points off the raster are FAR_M away."""
+        if self._metres is None:
+            return np.full(xy_m.shape[:-1], FAR_M)
+        col, row = np.moveaxis(np.floor((xy_m - self._origin) / self._mpp).astype(np.int64), -1, 0)
+        inside = (row >= 0) & (row < self._metres.shape[0]) & (col >= 0) & (col < self._metres.shape[1])
+        return np.where(inside, self._metres[np.where(inside, row, 0), np.where(inside, col, 0)], FAR_M)
+
+    def of_ego(self, poses: Array) -> Array:
+        """How far the ego's outermost corner is off the road, [T] for poses [T, 4, 4]."""
+        centre, yaw = ego_boxes(poses)
+        center3 = np.concatenate([centre, np.zeros((len(centre), 1))], axis=-1)
+        corners = box_corners(center3, np.tile(EGO_SIZE_WLH_M, (len(poses), 1)), yaw)[:, [0, 1, 4, 5], :2]
+        return self.of(corners).max(axis=1)
 
 
 def check_drivable(
-    poses: Array, scene_map: SceneMap, limits: Limits = LIMITS, baseline: Array | None = None
+    poses: Array, road: RoadDistance, fps: float, limits: Limits = LIMITS, *, first: int = 0, logged: Array | None = None
 ) -> tuple[Violation | None, tuple[str, ...]]:
-    """Whether the ego leaves the drivable area in too many frames, more than the baseline does; and notes."""
-    if len(poses) == 0:
+    """Whether the ego leaves the drivable area at frames >= ``first``, and notes.
+
+    Where the ``logged`` ego [N, 4, 4] itself was off the mapped road, so may another path near that place.
+    """
+    if first >= len(poses):
         return None, ()
-    off = off_road(poses, scene_map, limits.off_road_tolerance_m)
-    if off is None:
+    off = road.of_ego(poses[first:])
+    if off.min() > NEAR_ROAD_M:
         return None, ("the map has no drivable area near the ego path: not checked",)
-    base = off_road(baseline, scene_map, limits.off_road_tolerance_m) if baseline is not None else None
-    allowed = limits.off_road_share + (float(base.mean()) if base is not None else 0.0)
-    if off.mean() <= allowed:
+    allowed = limits.off_road_tolerance_m + _off_in_the_log(poses[first:], road, logged)
+    excess = off - allowed
+    if excess.max() <= 0:
         return None, ()
+    frame = int(np.argmax(excess))
     return Violation(
         reason="off_road",
-        detail=f"{off.mean():.1%} of frames leave the drivable area by more than {limits.off_road_tolerance_m:g} m, "
-        f"exceeds {allowed:.1%}",
+        detail=f"a corner of the ego is {min(off[frame], FAR_M):.2f} m off the drivable area at {(frame + first) / fps:.2f} s, "
+        f"exceeds {np.broadcast_to(allowed, off.shape)[frame]:.2f} m",
     ), ()
 
 
+def _off_in_the_log(poses: Array, road: RoadDistance, logged: Array | None) -> Array | float:
+    """How far off the road the log was within 5 m of each pose [T]."""
+    if logged is None or len(logged) == 0:
+        return 0.0
+    off = road.of_ego(logged)
+    if off.max() <= 0:
+        return 0.0
+    apart = np.linalg.norm(poses[:, None, :2, 3] - logged[None, :, :2, 3], axis=-1)
+    return np.where(apart < SAME_PLACE_M, off, 0.0).max(axis=1)
+
+
 def overlaps(
-    poses: Array, centers_m: Array, yaws_rad: Array, sizes_wlh_m: Array, present: NDArray[np.bool_]
+    poses: Array, centers_m: Array, yaws_rad: Array, sizes_wlh_m: Array, present: NDArray[np.bool_], clearance_m: float = 0.0
 ) -> NDArray[np.bool_]:
-    """Whether the ego overlaps each agent [A, T], by the separating axes of two rectangles in the plane.
+    """Whether the ego, its box grown by a clearance, overlaps each agent [A, T]: separating axes of two rectangles in the plane.
 
     Agents as in ``AgentBoxes``: centres [A, T, >=2], headings [A, T], sizes [A, 3].
     """
     centre, yaw = ego_boxes(poses)
     offset = np.nan_to_num(centers_m[..., :2], nan=1e9) - centre
     width, length = sizes_wlh_m[:, 0] / 2, sizes_wlh_m[:, 1] / 2
-    ego_w, ego_l = EGO_SIZE_WLH_M[0] / 2, EGO_SIZE_WLH_M[1] / 2
+    ego_w, ego_l = EGO_SIZE_WLH_M[0] / 2 + clearance_m, EGO_SIZE_WLH_M[1] / 2 + clearance_m
     reach = np.hypot(width, length) + np.hypot(ego_w, ego_l)
     hit = present & (np.abs(offset).max(axis=-1) < reach[:, None])
     a, t = np.nonzero(hit)
@@ -167,11 +188,10 @@ def overlaps(
 
 
 def check_collision(
-    poses: Array, agents: AgentBoxes, fps: float, ignored: NDArray[np.bool_] | None = None, first: int = 0
+    poses: Array, agents: AgentBoxes, fps: float, ignored: NDArray[np.bool_] | None = None, limits: Limits = LIMITS
 ) -> Violation | None:
-    """The first overlap of the ego with an agent at frames >= ``first``; ``ignored`` [A, T] do not count."""
-    hit = overlaps(poses, agents.centers_m, agents.yaws_rad, agents.sizes_wlh_m, agents.present)
-    hit[:, :first] = False
+    """The first moment when the ego comes closer to an agent than the clearance; ``ignored`` [A, T] do not count."""
+    hit = overlaps(poses, agents.centers_m, agents.yaws_rad, agents.sizes_wlh_m, agents.present, limits.clearance_m)
     if ignored is not None:
         hit &= ~ignored
     if not hit.any():
@@ -181,23 +201,39 @@ def check_collision(
     gap = float(np.linalg.norm(agents.centers_m[agent, frame, :2] - ego_boxes(poses)[0][frame]))
     return Violation(
         reason="collision",
-        detail=f"the ego overlaps {agents.categories[agent]} {agents.instance_tokens[agent]} at {frame / fps:.2f} s "
-        f"(centres {gap:.2f} m apart; 0 overlapping frames are allowed, {int(hit[agent].sum())} found)",
+        detail=f"the ego comes within {limits.clearance_m:g} m of {agents.categories[agent]} {agents.instance_tokens[agent]} at "
+        f"{frame / fps:.2f} s (centres {gap:.2f} m apart; 0 such frames are allowed, {int(hit[agent].sum())} found)",
     )
 
 
 def check_all(
-    poses: Array,
-    agents: AgentBoxes,
-    scene_map: SceneMap,
-    fps: float,
-    *,
-    baseline: Array,
-    first: int = 0,
-    limits: Limits = LIMITS,
-    ignored: NDArray[np.bool_] | None = None,
-) -> tuple[Violation | None, tuple[str, ...]]:
-    """All checks on frames >= ``first``: the first violation, or None, and notes on what could not be checked."""
-    road, notes = check_drivable(poses[first:], scene_map, limits, baseline[first:])
-    found = (check_kinematics(poses, fps, limits, first), road, check_collision(poses, agents, fps, ignored, first))
+    poses: Array, agents: AgentBoxes, road: RoadDistance, fps: float, *, first: int = 0, limits: Limits = LIMITS,
+    logged: Array | None = None, ignored: NDArray[np.bool_] | None = None,
+) -> tuple[Violation | None, tuple[str, ...]]:  # fmt: skip
+    """The first violation, or None, and notes on what could not be checked.
+
+    Frames before ``first`` are the log's own driving: only who is near is judged there, ``ignored`` [A, T] aside.
+    """
+    off, notes = check_drivable(poses, road, fps, limits, first=first, logged=logged)
+    found = (check_kinematics(poses, fps, limits, first), off, check_collision(poses, agents, fps, ignored, limits))
     return next((v for v in found if v is not None), None), notes
+
+
+def smoothed(poses: Array, fps: float, first: int = 0) -> tuple[Array, float]:
+    """Poses [T, 4, 4] without jolts from frame ``first`` on, and by how much they moved at most [m].
+
+    A cubic is fitted to every two seconds of position and heading (Savitzky-Golay); what was before ``first`` stays, and
+    the smoothing fades in over half a second.
+    """
+    window = round(SMOOTH_OVER_S * fps) // 2 * 2 + 1
+    if len(poses) < window:
+        return poses, 0.0
+    yaw = np.unwrap(yaw_from_rotation(poses))
+    columns = np.column_stack([poses[:, :2, 3], yaw])
+    fitted = np.asarray(savgol_filter(columns - columns[0], window, 3, axis=0)) + columns[0]
+    share = np.clip((np.arange(len(poses)) - first) / (FADE_S * fps), 0.0, 1.0)
+    change = (share**2 * (3 - 2 * share))[:, None] * (fitted - columns)
+    out = poses.copy()
+    out[:, :2, 3] += change[:, :2]
+    out[:, :3, :3] = rotation_from_yaw(change[:, 2]) @ poses[:, :3, :3]
+    return out, float(np.linalg.norm(change[:, :2], axis=1).max())

@@ -1,4 +1,4 @@
-"""Boxes of the log at the frames of a scenario, and logged followers who brake for an ego that slowed down."""
+"""Boxes of the log at the frames of a scenario."""
 
 from __future__ import annotations
 
@@ -7,16 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dwm.geometry import rotation_from_quaternion, wrap_angle, yaw_from_rotation
-from dwm.scenario.feasibility import ego_boxes
+from dwm.geometry import rotation_from_quaternion, yaw_from_rotation
 from dwm.scenario.types import LabelSource
 from dwm.scenes.interpolation import boxes_at
 from dwm.scenes.types import Scene
-from dwm.traffic import idm
-from dwm.traffic.simulate import EGO_SIZE_WLH_M
 
 Array = NDArray[np.float64]
-TOO_CLOSE_M = 2.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,76 +57,19 @@ def log_boxes(scene: Scene, timestamps_us: NDArray[np.int64], frames: int) -> Bo
     return table
 
 
-def brake_followers(scene: Scene, table: BoxTable, ego: Array, baseline: Array, fps: float, last: int) -> list[int]:
-    """Slow down logged vehicles that would run into the rear of the moved ego; returns the agents changed.
-
-    ``ego`` and ``baseline`` [T, 4, 4]; frames 0..last are inside the log. A follower keeps its logged path and never gets
-    ahead of its logged progress; its boxes become TRANSFORMED.
-    """
-    centre, yaw = ego_boxes(ego)
-    differs = np.abs(ego - baseline).max(axis=(1, 2)) > 1e-6
-    if not differs[: last + 1].any():
-        return []
-    start = int(np.argmax(differs))
-    changed = []
-    for i, agent in enumerate(scene.agents):
-        rows = np.flatnonzero(table.present[i, : last + 1])
-        rows = rows[rows >= start]
-        if not agent.category.startswith("vehicle.") or len(rows) < 2 or np.any(np.diff(rows) != 1):
-            continue
-        own = (table.centers_m[i, rows, :2], table.yaws_rad[i, rows], agent.size_wlh_m)
-        gap, behind = _gap_to_rear(*own, centre[rows], yaw[rows])
-        # Behind at first, and too close later.
-        if behind[0] and gap[0] > 0 and (behind & (gap < TOO_CLOSE_M)).any():
-            speed = np.linalg.norm(np.gradient(centre[rows], axis=0), axis=1) * fps
-            _follow(table, i, rows, agent.size_wlh_m, centre[rows], yaw[rows], speed, fps)
-            changed.append(i)
-    return changed
+def extended(table: BoxTable, centers_m: Array, yaws_rad: Array) -> BoxTable:
+    """The table with one more agent, present at its first L frames: centres [L, 3], headings [L]."""
+    frames, n = table.present.shape[1], len(yaws_rad)
+    row = empty_table(1, frames)
+    row.centers_m[0, :n], row.yaws_rad[0, :n], row.present[0, :n] = centers_m, yaws_rad, True
+    joined = {
+        name: np.concatenate([getattr(table, name), getattr(row, name)])
+        for name in ("centers_m", "yaws_rad", "present", "sources", "num_lidar_pts")
+    }
+    return BoxTable(**joined, attributes=[*table.attributes, *row.attributes])
 
 
-def _gap_to_rear(xy: Array, yaw: Array, size_wlh_m: Array, ego_xy: Array, ego_yaw: Array) -> tuple[Array, NDArray[np.bool_]]:
-    """Bumper gap [T] to the ego's rear, and whether the vehicle is in the corridor behind the ego, heading the same way."""
-    offset = xy - ego_xy
-    along = offset[:, 0] * np.cos(ego_yaw) + offset[:, 1] * np.sin(ego_yaw)
-    aside = -offset[:, 0] * np.sin(ego_yaw) + offset[:, 1] * np.cos(ego_yaw)
-    gap = -along - (size_wlh_m[1] + EGO_SIZE_WLH_M[1]) / 2
-    corridor = np.abs(aside) < (size_wlh_m[0] + EGO_SIZE_WLH_M[0]) / 2 + 0.3
-    return gap, corridor & (along < 0) & (np.abs(wrap_angle(yaw - ego_yaw)) < np.pi / 4)
-
-
-def _follow(
-    table: BoxTable,
-    i: int,
-    rows: NDArray[np.int64],
-    size_wlh_m: Array,
-    ego_xy: Array,
-    ego_yaw: Array,
-    ego_speed: Array,
-    fps: float,
-) -> None:
-    centers, yaws = table.centers_m[i, rows].copy(), np.unwrap(table.yaws_rad[i, rows])
-    logged = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(centers[:, :2], axis=0), axis=1))])
-    rate = np.gradient(logged) * fps
-    desired, progress, speed = max(float(rate.max()), 0.5), 0.0, float(rate[0])
-    driven = np.zeros(len(rows))
-    keep = np.concatenate([[True], np.diff(logged) > 1e-9])
-
-    def pose(s: float) -> tuple[Array, float]:
-        columns = [np.interp(s, logged[keep], centers[keep, k]) for k in range(3)]
-        return np.array(columns), float(np.interp(s, logged[keep], yaws[keep]))
-
-    for k in range(1, len(rows)):
-        here, heading = pose(progress)
-        gap, behind = _gap_to_rear(here[None, :2], np.array([heading]), size_wlh_m, ego_xy[k - 1 : k], ego_yaw[k - 1 : k])
-        leader_gap = float(gap[0]) if behind[0] else np.inf
-        a = float(idm.acceleration(speed, desired, ego_speed[k - 1], leader_gap))
-        faster = max(speed + a / fps, 0.0)
-        progress += (speed + faster) / 2 / fps
-        speed = faster
-        if progress >= logged[k]:
-            progress, speed = float(logged[k]), min(speed, float(rate[k]))
-        driven[k] = progress
-    moved = np.abs(driven - logged) > 1e-6
-    for k in np.flatnonzero(moved):
-        table.centers_m[i, rows[k]], table.yaws_rad[i, rows[k]] = pose(float(driven[k]))
-        table.sources[i, rows[k]] = LabelSource.TRANSFORMED
+def copied(table: BoxTable) -> BoxTable:
+    """A copy that may be changed."""
+    arrays = {name: getattr(table, name).copy() for name in ("centers_m", "yaws_rad", "present", "sources", "num_lidar_pts")}
+    return BoxTable(**arrays, attributes=[list(row) for row in table.attributes])

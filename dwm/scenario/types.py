@@ -42,11 +42,33 @@ class AgentBoxes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Perturbation:
-    """One named change of the ego path with its parameters (units in the names) and a severity in [0, 1]."""
+    """A named change of the log with its parameters (units in the names) and a severity in [0, 1].
+
+    Several at once are joined by "+", and each parameter then begins with its family: ``hard_brake+night`` has
+    ``hard_brake.decel_mps2``.
+    """
 
     name: str
     params: dict[str, float]
     severity: float
+
+    def parts(self) -> tuple[Perturbation, ...]:
+        """The single changes, in the order given."""
+        names = self.name.split("+")
+        if len(names) == 1:
+            return (self,)
+        return tuple(Perturbation(name=n, params=self._of(n), severity=self.severity) for n in names)
+
+    def _of(self, name: str) -> dict[str, float]:
+        return {key.removeprefix(f"{name}."): v for key, v in self.params.items() if key.startswith(f"{name}.")}
+
+
+class Infeasible(Exception):  # noqa: N818 - an outcome, not an error
+    """A change that cannot be made here: a short slug as reason and, in words, the number and what was needed."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

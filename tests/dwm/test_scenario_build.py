@@ -9,7 +9,8 @@ import pytest
 
 from dwm.errors import InputError
 from dwm.geometry import yaw_from_rotation
-from dwm.scenario.build import build_scenario, default_attribute, key_frames
+from dwm.scenario.agents import default_attribute
+from dwm.scenario.build import build_scenario, key_frames
 from dwm.scenario.feasibility import overlaps
 from dwm.scenario.perturbations import BASELINE
 from dwm.scenario.types import LabelSource, Perturbation, Rejection, Scenario
@@ -171,7 +172,7 @@ def test_running_into_someone_is_a_rejection_with_the_reason():
 def test_leaving_the_road_is_a_rejection_with_the_reason():
     off = replace(OFFSET, params={**OFFSET.params, "offset_m": -6.0})
     result = build_scenario(make_scene(agents=()), off, 0, duration_s=10.0)
-    assert isinstance(result, Rejection) and result.reason == "off_road" and "exceeds 5.0%" in result.detail
+    assert isinstance(result, Rejection) and result.reason == "off_road" and "exceeds 0.30 m" in result.detail
 
 
 def test_an_overlap_that_the_log_itself_has_is_no_collision():

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from dwm.geometry import transform_from_xy_yaw
-from dwm.scenario.feasibility import Limits, check_collision, check_drivable, check_kinematics, overlaps
+from dwm.scenario.feasibility import (
+    Limits,
+    RoadDistance,
+    check_collision,
+    check_drivable,
+    check_kinematics,
+    overlaps,
+    smoothed,
+)
 from dwm.scenario.types import AgentBoxes
 from tests.factories import make_map
 
@@ -69,19 +77,53 @@ def test_a_speed_jump_is_jerk_and_frames_before_the_first_do_not_count():
 
 
 def test_leaving_the_drivable_area_is_refused_and_its_edge_is_tolerated():
-    road = make_map()
+    road = RoadDistance(make_map())
     # The road ends at y = -4: half a car width plus the tolerance beyond it.
-    assert check_drivable(along_x(10 * T, y=-4.0 + 0.925 - 0.4), road)[0] is None
-    found, _ = check_drivable(along_x(10 * T, y=-5.0), road)
-    assert found is not None and found.reason == "off_road" and "100.0%" in found.detail
-    same, _ = check_drivable(along_x(10 * T, y=-5.0), road, baseline=along_x(10 * T, y=-5.0))
-    assert same is None
+    assert check_drivable(along_x(10 * T, y=-4.0 + 0.925 - 0.2), road, FPS)[0] is None
+    found, _ = check_drivable(along_x(10 * T, y=-5.0), road, FPS)
+    assert (
+        found is not None
+        and found.reason == "off_road"
+        and "1.75 m off the drivable area at 0.00 s, exceeds 0.30" in found.detail
+    )
+
+
+def test_one_frame_off_the_road_is_one_too_many_unless_the_log_was_there():
+    road, logged = RoadDistance(make_map()), along_x(10 * T, y=-3.0)
+    logged[60:66, 1, 3] = -5.0
+    found, _ = check_drivable(logged, road, FPS)
+    assert found is not None and "at 5.00 s" in found.detail
+    assert check_drivable(logged, road, FPS, first=66)[0] is None
+    assert check_drivable(logged, road, FPS, logged=logged)[0] is None
+    # Elsewhere the log allows nothing.
+    assert check_drivable(along_x(10 * T, y=-5.0), road, FPS, logged=logged)[0] is not None
 
 
 def test_a_map_without_drivable_area_is_noted_and_not_refused():
     for poses in (along_x(10 * T), along_x(10 * T + 1e6)):
-        found, notes = check_drivable(poses, make_map(drivable=False))
+        found, notes = check_drivable(poses, RoadDistance(make_map(drivable=False)), FPS)
         assert found is None and "not checked" in notes[0]
+
+
+def test_the_distance_to_the_road_is_that_to_its_edge():
+    road = RoadDistance(make_map())
+    # The edge is at y = 8, and these are centres of half-metre pixels.
+    assert road.of(np.array([[0.0, 0.0], [0.0, 8.25], [0.0, 11.25], [1e6, 0.0]])) == pytest.approx([0.0, 0.25, 3.25, 1000.0])
+
+
+def test_smoothing_takes_a_jolt_out_of_a_path_and_keeps_the_manoeuvre():
+    x = np.where(T < 5, 10 * T, 50 + 7.0 * (T - 5))
+    poses = along_x(x)
+    assert check_kinematics(poses, FPS) is not None
+    smooth, moved = smoothed(poses, FPS, first=30)
+    assert check_kinematics(smooth, FPS) is None
+    assert 0.02 < moved < 0.35 and np.array_equal(smooth[:31], poses[:31])
+    assert np.abs(smooth[:, 0, 3] - x).max() == pytest.approx(moved)
+
+
+def test_smoothing_leaves_a_cubic_as_it_is():
+    poses = along_x(5 * T + 0.4 * T**2 - 0.02 * T**3)
+    assert smoothed(poses, FPS)[0] == pytest.approx(poses, abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -120,4 +162,3 @@ def test_a_collision_names_the_agent_and_ignored_frames_do_not_count():
     found = check_collision(poses, agents, FPS)
     assert found is not None and found.reason == "collision" and "vehicle.car a" in found.detail
     assert check_collision(poses, agents, FPS, ignored=np.ones((1, len(T)), dtype=bool)) is None
-    assert check_collision(poses, agents, FPS, first=80) is None

@@ -8,18 +8,12 @@ import pytest
 from dwm.errors import InputError
 from dwm.geometry import transform_from_xy_yaw, yaw_from_rotation
 from dwm.scenario.feasibility import check_kinematics
-from dwm.scenario.perturbations import (
-    BASELINE,
-    BRAKE_JERK_MPS3,
-    PERTURBATIONS,
-    brake_distance_m,
-    brake_duration_s,
-    perturb,
-    ramp,
-    sample_perturbation,
-)  # fmt: skip
-from dwm.scenario.types import Perturbation
+from dwm.scenario.paths import ramp
+from dwm.scenario.perturbations import BASELINE, FAMILIES, perturb, sample_perturbation
+from dwm.scenario.retiming import BRAKE_JERK_MPS3, brake_distance_m, brake_duration_s
+from dwm.scenario.types import Infeasible, Perturbation
 from dwm.scenes.types import EgoTrack
+from tests.factories import make_map
 
 FPS = 12
 STAMPS = np.round(np.arange(480) * 1e6 / FPS).astype(np.int64)
@@ -106,7 +100,7 @@ def test_a_hard_brake_stops_holds_and_drives_off_to_the_old_speed():
     assert speed.min() > -1e-6 and speed[-60:] == pytest.approx(10.0, abs=1e-3)
 
 
-@pytest.mark.parametrize("name", list(PERTURBATIONS))
+@pytest.mark.parametrize("name", [name for name, kind in FAMILIES.items() if kind.move is not None])
 @pytest.mark.parametrize("severity", [0.0, 1.0])
 def test_every_sampled_perturbation_of_an_easy_drive_is_drivable(name, severity):
     for seed in range(4):
@@ -136,3 +130,71 @@ def test_unknown_names_parameters_and_severities_are_input_errors():
         sample_perturbation("hard_brake", 1.5, np.random.default_rng(0))
     with pytest.raises(InputError, match="give exactly"):
         perturb(straight(), STAMPS, make("hard_brake", decel=5.0))
+
+
+def lateral(poses, yaw=0.0):
+    return -poses[:, 0, 3] * np.sin(yaw) + poses[:, 1, 3] * np.cos(yaw)
+
+
+def test_a_swerve_reaches_its_offset_in_the_middle_and_comes_back():
+    poses = perturb(straight(), STAMPS, make("swerve", offset_m=-1.5, onset_s=2.0, duration_s=4.0))
+    assert lateral(poses)[SECONDS == 4.0] == pytest.approx(-1.5, abs=1e-9)
+    assert np.abs(lateral(poses)[(SECONDS < 2.0) | (SECONDS > 6.01)]).max() < 1e-9
+
+
+def test_a_drifting_ego_points_where_it_drifts_and_returns():
+    poses = perturb(straight(), STAMPS, make("heading_drift", angle_rad=0.05, onset_s=2.0, drift_s=3.0, recover_s=3.0))
+    yaw, side = yaw_from_rotation(poses), lateral(poses)
+    assert yaw.max() == pytest.approx(0.05, abs=1e-4) and SECONDS[np.argmax(yaw)] == pytest.approx(3.5, abs=1 / FPS)
+    # The bump 64 u^3 (1 - u)^3 has the area 16/35.
+    assert side.max() == pytest.approx(np.tan(0.05) * 30.0 * 16 / 35, abs=1e-6)
+    assert np.abs(side[SECONDS > 8.01]).max() < 1e-9
+    driven = np.arctan2(np.diff(poses[:, 1, 3]), np.diff(poses[:, 0, 3]))
+    assert np.abs(driven - (yaw[1:] + yaw[:-1]) / 2).max() < 2e-3
+
+
+def test_a_lane_change_ends_in_the_middle_of_the_next_lane():
+    change = make("lane_change", side=1.0, onset_s=1.0, duration_s=4.0)
+    poses = perturb(straight(), STAMPS, change, make_map())
+    assert lateral(poses)[SECONDS > 5.01] == pytest.approx(3.5, abs=1e-6)
+    with pytest.raises(Infeasible, match=r"no_lane: lane right has no neighbour of its direction to the right at 1.0 s"):
+        perturb(straight(), STAMPS, make("lane_change", side=-1.0, onset_s=1.0, duration_s=4.0), make_map())
+    # Without vectors a lane is taken to be 3.5 m wide.
+    assert lateral(perturb(straight(), STAMPS, change, make_map(lane_graph=False)))[-1] == pytest.approx(3.5)
+
+
+def test_stop_and_go_stands_as_often_as_asked_and_goes_on_at_the_old_speed():
+    params = dict(stops=3.0, decel_mps2=3.0, onset_s=2.0, hold_s=2.0, roll_s=5.0)
+    speed = np.diff(perturb(straight(), STAMPS, make("stop_and_go", **params))[:, 0, 3]) * FPS
+    stands = speed < 1e-3
+    assert np.diff(stands.astype(int)).clip(min=0).sum() == 3
+    assert speed[-12:] == pytest.approx(10.0, abs=1e-3)
+
+
+def test_joined_moves_are_made_one_after_the_other():
+    params = {"hard_brake.decel_mps2": 5.0, "hard_brake.onset_s": 3.0, "hard_brake.hold_s": 2.0}
+    params |= {"lateral_offset.offset_m": 1.0, "lateral_offset.onset_s": 0.0, "lateral_offset.ramp_s": 2.0}
+    both = perturb(straight(), STAMPS, make("hard_brake+lateral_offset", **params))
+    brake = perturb(straight(), STAMPS, make("hard_brake", decel_mps2=5.0, onset_s=3.0, hold_s=2.0))
+    assert both[:, 0, 3] == pytest.approx(brake[:, 0, 3], abs=1e-6)
+    assert lateral(both)[SECONDS > 2.1] == pytest.approx(1.0, abs=1e-9)
+
+
+def test_a_joined_sample_holds_the_parameters_of_each_part():
+    p = sample_perturbation("hard_brake+lateral_offset", 0.5, np.random.default_rng(0), {"hard_brake.decel_mps2": (3.0, 3.0)})
+    assert [part.name for part in p.parts()] == ["hard_brake", "lateral_offset"]
+    assert p.parts()[0].params["decel_mps2"] == 3.0 and set(p.parts()[1].params) == {"offset_m", "onset_s", "ramp_s"}
+    with pytest.raises(InputError, match="no parameter 'force_n'; it has: decel_mps2"):
+        sample_perturbation("hard_brake", 0.5, np.random.default_rng(0), {"force_n": (1.0, 2.0)})
+    with pytest.raises(InputError, match="names a family twice"):
+        sample_perturbation("hard_brake+hard_brake", 0.5, np.random.default_rng(0))
+
+
+def test_draws_of_the_first_families_never_change():
+    """Shards are named after them."""
+    drawn = {
+        n: sample_perturbation(n, 0.5, np.random.default_rng(7)).params for n in ("lateral_offset", "speed_scale", "hard_brake")
+    }
+    assert drawn["lateral_offset"] == {"offset_m": 1.75, "onset_s": 2.7430345024239386, "ramp_s": 4.551371380490387}
+    assert drawn["speed_scale"] == {"factor": 1.225, "onset_s": 2.7430345024239386, "ramp_s": 4.551371380490387}
+    assert drawn["hard_brake"] == {"decel_mps2": 4.0, "onset_s": 4.125477333023335, "hold_s": 3.6916414029087266}

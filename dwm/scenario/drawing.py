@@ -1,0 +1,43 @@
+"""How the parameters of a family are drawn from a severity and a seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """One number: from ``low`` at severity 0 to ``high`` at severity 1, or, ``anywhere``, uniform between the two."""
+
+    low: float
+    high: float
+    anywhere: bool = False
+    either_sign: bool = False
+    about: float = 0.0  # added last
+    whole: bool = False  # rounded to an integer
+
+    def draw(self, severity: float, rng: np.random.Generator) -> float:
+        sign = float(rng.choice([-1.0, 1.0])) if self.either_sign else 1.0
+        value = rng.uniform(self.low, self.high) if self.anywhere else self.low + (self.high - self.low) * severity
+        drawn = self.about + sign * float(value)
+        return float(round(drawn)) if self.whole else drawn
+
+
+def anywhere(low: float, high: float) -> Parameter:
+    """Uniform between two values, whatever the severity."""
+    return Parameter(low=low, high=high, anywhere=True)
+
+
+def severe(low: float, high: float, *, either_sign: bool = False, about: float = 0.0, whole: bool = False) -> Parameter:
+    """Grows with the severity."""
+    return Parameter(low=low, high=high, either_sign=either_sign, about=about, whole=whole)
+
+
+EITHER_SIDE = Parameter(low=1.0, high=1.0, either_sign=True)  # 1 left, -1 right
+
+
+def draw_all(parameters: dict[str, Parameter], severity: float, rng: np.random.Generator) -> dict[str, float]:
+    """A value for every parameter, drawn in the order of the table."""
+    return {name: parameter.draw(severity, rng) for name, parameter in parameters.items()}

@@ -1,0 +1,217 @@
+"""Things that happen to the ego: another road user is put on the ego's way by a script, and the ego reacts.
+
+Newcomers are far away when the clip begins, so that nobody appears out of nothing in front of a camera. Beyond the log they
+go on in the traffic simulation like everybody else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dwm.geometry import quaternion_from_yaw
+from dwm.scenario.feasibility import RoadDistance
+from dwm.scenario.paths import arc_length, at_times, ramp, ramp_slope, seconds, shifted, speed_along
+from dwm.scenario.reaction import FRONT_M, Line, Moving, give_way
+from dwm.scenario.sideways import next_lane_m
+from dwm.scenario.types import Infeasible
+from dwm.scenes.types import AgentTrack, EgoTrack, SceneMap
+from dwm.traffic.populate import KINDS, Kind
+from dwm.traffic.simulate import EGO_SIZE_WLH_M
+
+Array = NDArray[np.float64]
+VEHICLE_APPEARS_M, SMALL_APPEARS_M = 45.0, 25.0  # nearest distance of a newcomer when the clip begins
+SLOWEST_EGO_MPS = 3.0
+EVASION_CLEARANCE_M = 0.5
+EVASION_MPS2 = 2.5
+_KERB_SEARCH_M, _KERB_UNKNOWN_M = 12.0, 5.0
+_ROAD_PER_METRE = 6.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Newcomer:
+    """A scripted road user at the frames [L] before the end of the log."""
+
+    token: str
+    kind: Kind
+    centers_m: Array  # [L, 3]
+    yaw_rad: Array  # [L]
+
+    def moving(self) -> Moving:
+        return Moving(xy_m=self.centers_m[:, :2], yaw_rad=self.yaw_rad, size_wlh_m=np.array(self.kind.size_wlh_m))
+
+    def as_track(self, timestamps_us: NDArray[np.int64]) -> AgentTrack:
+        """As if it had been annotated at every frame; ``timestamps_us`` are those of the clip."""
+        n = len(self.yaw_rad)
+        return AgentTrack(
+            instance_token=self.token, category=self.kind.category, detection_class=self.kind.detection_class,
+            size_wlh_m=np.array(self.kind.size_wlh_m), timestamps_us=timestamps_us[:n], centers_m=self.centers_m,
+            rotations_wxyz=quaternion_from_yaw(self.yaw_rad), velocities_mps=np.full((n, 2), np.nan), attributes=("",) * n,
+            num_lidar_pts=np.full(n, -1), visibility=np.full(n, 4), annotation_tokens=("",) * n,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """Where an event is set: the ego's commanded track, the clip's frames before the end of the log, and the map."""
+
+    track: EgoTrack
+    times_s: Array  # [L] since the track's first pose
+    scene_map: SceneMap
+    road: RoadDistance
+    name: str  # what newcomers' tokens are made from
+
+    def newcomer(self, event: str, kind: Kind, line: Line, s_m: Array, left_m: Array, yaw_rad: Array | None = None) -> Newcomer:
+        """Someone at distances [L] along the ego's line and to the left of it; heading as the line, turned by ``yaw_rad``."""
+        points, yaw = line.at(s_m, left_m)
+        points[:, 2] += kind.size_wlh_m[2] / 2
+        token = hashlib.sha256(f"{self.name}/{event}".encode()).hexdigest()[:32]
+        return Newcomer(token=token, kind=kind, centers_m=points, yaw_rad=yaw if yaw_rad is None else yaw + yaw_rad)
+
+    def at(self, time_s: float) -> tuple[float, float]:
+        """How far the ego has driven and how fast it is at a time."""
+        own = seconds(self.track)
+        driven = float(np.interp(time_s, own, arc_length(self.track.ego_to_global)))
+        return driven, float(np.interp(time_s, own, speed_along(self.track)))
+
+    def need(self, until_s: float) -> None:
+        """Raises Infeasible when the log ends before an event is over."""
+        if len(self.times_s) == 0 or until_s > self.times_s[-1]:
+            end = float(self.times_s[-1]) if len(self.times_s) else 0.0
+            raise Infeasible("after_log", f"the event is over at {until_s:.1f} s of the clip, the log ends at {end:.1f} s")
+
+
+# The newcomer, and the ego's line where it evades sideways (poses [N, 4, 4] of the track), else None.
+Script = Callable[[Stage, dict[str, float]], tuple[Newcomer, Array | None]]
+
+
+def cut_in(stage: Stage, params: dict[str, float]) -> tuple[Newcomer, Array | None]:
+    """A slower car in the next lane moves over ``gap_m`` in front of the ego, then goes on at ``speed_factor`` of the ego's."""
+    onset, side = params["onset_s"], float(np.sign(params["side"]))
+    stage.need(onset + params["duration_s"] + 1.0)
+    driven, speed = stage.at(onset)
+    _fast_enough(speed, onset)
+    pose = at_times(stage.track, np.array([onset]), np.array([onset]))[0]
+    offset = next_lane_m(stage.scene_map, pose, side, onset)
+    kind = KINDS["car"]
+    place = driven + FRONT_M + params["gap_m"] + kind.size_wlh_m[1] / 2
+    start = FRONT_M + VEHICLE_APPEARS_M + kind.size_wlh_m[1] / 2
+    before = (place - start) / onset
+    if before < 1.0:
+        nearest = place - onset - FRONT_M - kind.size_wlh_m[1] / 2
+        raise Infeasible("too_near", f"the car would begin {nearest:.1f} m ahead, needs {VEHICLE_APPEARS_M:g} m")
+    after = max(params["speed_factor"] * speed, 1.0)
+    t = stage.times_s
+    pace = before + (after - before) * ramp((t - onset) / params["duration_s"])
+    s = _integral(pace, t)
+    s += place - np.interp(onset, t, s)
+    length = max(params["duration_s"] * (before + after) / 2, _ROAD_PER_METRE * abs(offset))
+    u = (s - place) / length
+    newcomer = stage.newcomer(
+        "cut_in", kind, Line(stage.track.ego_to_global), s, offset * (1 - ramp(u)), np.arctan(-offset * ramp_slope(u) / length)
+    )
+    return newcomer, None
+
+
+def stopped_vehicle(stage: Stage, params: dict[str, float]) -> tuple[Newcomer, Array | None]:
+    """A car stands on the ego's line where the ego would be after ``reach_s``; ``hold_s`` later it drives off."""
+    reach = params["reach_s"]
+    kind = KINDS["car"]
+    stage.need(reach + 1.0)
+    driven, speed = stage.at(reach)
+    _far_enough(driven, VEHICLE_APPEARS_M)
+    _fast_enough(speed, reach)
+    away = np.maximum(stage.times_s - reach - params["hold_s"], 0.0)
+    target = max(speed, 5.0)
+    gaining = np.minimum(away, target / 1.5)
+    s = driven + FRONT_M + kind.size_wlh_m[1] / 2 + 0.75 * gaining**2 + target * (away - gaining)
+    return stage.newcomer("stopped_vehicle", kind, Line(stage.track.ego_to_global), s, np.zeros_like(s)), None
+
+
+def crossing_pedestrian(stage: Stage, params: dict[str, float]) -> tuple[Newcomer, Array | None]:
+    """A pedestrian walks across at ``speed_mps``, entering the ego's corridor ``ttc_s`` before the ego would be there."""
+    reach, side = params["reach_s"], float(np.sign(params["side"]))
+    stage.need(reach + 1.0)
+    driven, speed = stage.at(reach)
+    _far_enough(driven, SMALL_APPEARS_M)
+    _fast_enough(speed, reach)
+    line, place = Line(stage.track.ego_to_global), driven + FRONT_M + 0.5
+    near, far = (_kerb_m(stage.scene_map, line, place, way) for way in (side, -side))
+    corridor = EGO_SIZE_WLH_M[0] / 2 + 0.5
+    enters = reach - params["ttc_s"]
+    walked = params["speed_mps"] * (stage.times_s - enters) + near - corridor
+    left = side * (near - np.clip(walked, 0.0, near + far))
+    turned = np.full_like(left, -side * np.pi / 2)
+    return stage.newcomer("crossing_pedestrian", KINDS["pedestrian"], line, np.full_like(left, place), left, turned), None
+
+
+def debris(stage: Stage, params: dict[str, float]) -> tuple[Newcomer, Array | None]:
+    """Something lies ``left_m`` beside the middle of the ego's line where the ego is after ``reach_s``; the ego drives round it.
+
+    nuScenes' debris has no detection class, so what lies there is a traffic cone.
+    """
+    kind, reach = KINDS["traffic_cone"], params["reach_s"]
+    stage.need(reach + 1.0)
+    driven, speed = stage.at(reach)
+    _far_enough(driven, SMALL_APPEARS_M)
+    place, left = driven + FRONT_M, params["left_m"]
+    newcomer = stage.newcomer(
+        "debris", kind, Line(stage.track.ego_to_global), np.full(len(stage.times_s), place), np.full(len(stage.times_s), left)
+    )
+    aside = (EGO_SIZE_WLH_M[0] + kind.size_wlh_m[0]) / 2 + EVASION_CLEARANCE_M
+    ways = [_round(stage.track, place - FRONT_M, shift, speed) for shift in sorted((left - aside, left + aside), key=abs)]
+    # The shorter way, unless only the other one stays on the road.
+    off = [stage.road.of_ego(way).max() for way in ways]
+    return newcomer, ways[1] if off[1] == 0 < off[0] else ways[0]
+
+
+def _round(track: EgoTrack, place_m: float, shift_m: float, speed_mps: float) -> Array:
+    """Poses [N, 4, 4] that are ``shift_m`` to the left while the car passes a place, and back on the line after it."""
+    arc = arc_length(track.ego_to_global)
+    # The quintic's strongest bend is 5.77 times the shift over the square of its length.
+    length = max(_ROAD_PER_METRE * abs(shift_m), 12.0, speed_mps * np.sqrt(5.77 * abs(shift_m) / EVASION_MPS2))
+    begin, back = place_m - 2.0 - length, place_m + 2 * FRONT_M
+    if begin < 0:
+        raise Infeasible("too_near", f"the ego would have to evade {-begin:.1f} m before the clip begins")
+    out, home = (arc - begin) / length, (arc - back) / length
+    shift = shift_m * (ramp(out) - ramp(home))
+    return shifted(track.ego_to_global, shift, shift_m * (ramp_slope(out) - ramp_slope(home)) / length)
+
+
+def _fast_enough(speed_mps: float, time_s: float) -> None:
+    if speed_mps < SLOWEST_EGO_MPS:
+        detail = f"the ego drives {speed_mps:.1f} m/s at {time_s:.1f} s, needs {SLOWEST_EGO_MPS:g} m/s for anything to get in its way"
+        raise Infeasible("ego_too_slow", detail)
+
+
+def _far_enough(distance_m: float, needed_m: float) -> None:
+    if distance_m < needed_m:
+        raise Infeasible("too_near", f"{distance_m:.1f} m ahead when the clip begins, needs {needed_m:g} m")
+
+
+def _integral(values: Array, times_s: Array) -> Array:
+    return np.concatenate([[0.0], np.cumsum((values[1:] + values[:-1]) / 2 * np.diff(times_s))])
+
+
+def _kerb_m(scene_map: SceneMap, line: Line, place_m: float, side: float) -> float:
+    """How far from the line the road ends on a side, and a step further; 5 m where the map does not know."""
+    away = np.arange(1.5, _KERB_SEARCH_M, 0.25)
+    points, _ = line.at(np.full_like(away, place_m), side * away)
+    closed = ~scene_map.lookup("drivable", points[:, :2])
+    return float(away[int(np.argmax(closed))]) + 0.7 if closed.any() and not closed.all() else _KERB_UNKNOWN_M
+
+
+def react(track: EgoTrack, times_s: Array, others: list[Moving]) -> EgoTrack:
+    """The track driven with regard to others; it ends with the last of ``times_s`` [L]."""
+    warped = give_way(track, times_s, others)
+    stamps = np.round(times_s * 1e6).astype(np.int64) + track.timestamps_us[0]
+    return EgoTrack(timestamps_us=stamps, ego_to_global=at_times(track, warped, times_s))
+
+
+SCRIPTS: dict[str, Script] = {
+    "cut_in": cut_in, "stopped_vehicle": stopped_vehicle, "crossing_pedestrian": crossing_pedestrian, "debris": debris,
+}  # fmt: skip
