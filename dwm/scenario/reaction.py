@@ -23,6 +23,7 @@ _SUBSTEPS = 8
 _BRAKING_MPS2, _DRIVING_OFF_MPS2 = 6.0, 1.5
 _JERK_DOWN_MPS3, _JERK_UP_MPS3 = 8.0, 2.5
 _PULL_MPS2 = 0.3  # weaker calls to slow down are those of everyday traffic
+_STANDING_MPS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +91,7 @@ def give_way(track: EgoTrack, times_s: Array, others: Sequence[Moving]) -> Array
             if free:
                 a, free = (float(np.interp(now + dt, own, speed)) - v) / dt, False
             commanded = float(np.interp(now, own, speed))
-            wanted = float(idm.free_acceleration(v, max(commanded, _STANDING_MPS))) + pull
+            wanted = float(idm.free_acceleration(v, max(1.1 * commanded, _STANDING_MPS))) + pull
             wanted = np.clip(wanted, -_BRAKING_MPS2, _DRIVING_OFF_MPS2)
             a = float(np.clip(wanted, a - _JERK_DOWN_MPS3 * dt, a + _JERK_UP_MPS3 * dt))
             faster = max(v + a * dt, 0.0)
@@ -103,9 +104,6 @@ def give_way(track: EgoTrack, times_s: Array, others: Sequence[Moving]) -> Array
     return out
 
 
-_STANDING_MPS = 0.5
-
-
 def _corners(other: Moving) -> Array:
     """Ground corners [T, 4, 2]."""
     center = np.concatenate([other.xy_m, np.zeros((len(other.xy_m), 1))], axis=-1)
@@ -113,8 +111,8 @@ def _corners(other: Moving) -> Array:
 
 
 def _speeds(other: Moving, times_s: Array) -> Array:
-    """Velocities [T, 2]."""
-    return np.gradient(other.xy_m, times_s, axis=0) if len(times_s) > 1 else np.zeros_like(other.xy_m)
+    """Velocities [T, 2]; 0 beside a frame in which it is absent."""
+    return np.nan_to_num(np.gradient(other.xy_m, times_s, axis=0)) if len(times_s) > 1 else np.zeros_like(other.xy_m)
 
 
 def _nearest(
