@@ -125,12 +125,10 @@ def _floor(truth: ClipSums, clips: int, rng: np.random.Generator) -> float | Non
     if clips < 2:
         return None
     orders = [rng.permutation(clips) for _ in range(_FLOOR_SPLITS)]
-    return float(
-        np.mean([frechet_distance(truth.moments(o[: clips // 2]), truth.moments(o[clips // 2 :])) for o in orders])
-    )
+    return float(np.mean([frechet_distance(truth.moments(o[: clips // 2]), truth.moments(o[clips // 2 :])) for o in orders]))
 
 
 def _root(covariance_DD: Array) -> Array:
     """The symmetric square root of a positive semi-definite matrix."""
     values, vectors = np.linalg.eigh(covariance_DD)
-    return (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    return np.einsum("ik,k,jk->ij", vectors, np.sqrt(values.clip(min=0)), vectors, optimize=True)

@@ -70,7 +70,9 @@ class FrechetFeatures:
             problem = f"images {images.dtype}{images.shape[1:]}, the extractor reads uint8 {(*self.image_hw, 3)}"
             raise InputError("frechet features", problem, "give frames as they are scored, without resizing")
         batches = [images_to_tensor(images[i : i + _BATCH]).to(self._device) for i in range(0, len(images), _BATCH)]
-        return torch.cat([self._encoder.stride8(self._encoder.stride4(self._encoder.stem(normalised(b)))) for b in batches]).cpu()
+        return torch.cat(
+            [self._encoder.stride8(self._encoder.stride4(self._encoder.stem(normalised(b)))) for b in batches]
+        ).cpu()
 
 
 def _clip_features(maps_TCHW: Tensor) -> Array:

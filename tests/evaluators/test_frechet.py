@@ -53,7 +53,9 @@ def test_the_distance_equals_that_by_scipys_matrix_root(rank: int) -> None:
     mean = rng.normal(size=24)
     slow = mean @ mean + np.trace(a + b - 2 * np.real(sqrtm(a @ b)))
     # SciPy's Schur method itself loses digits on singular products.
-    assert frechet_distance(gaussian(np.zeros(24), a), gaussian(mean, b)) == pytest.approx(slow, rel=1e-8 if rank > 24 else 1e-5)
+    assert frechet_distance(gaussian(np.zeros(24), a), gaussian(mean, b)) == pytest.approx(
+        slow, rel=1e-8 if rank > 24 else 1e-5
+    )
 
 
 def test_equal_sets_are_not_apart_even_with_fewer_samples_than_features() -> None:
@@ -89,7 +91,7 @@ def test_two_halves_of_one_distribution_are_apart_by_the_known_bias() -> None:
 def test_a_score_counts_samples_holds_its_distance_and_tells_the_floor() -> None:
     rng = np.random.default_rng(0)
     true = [rng.normal(size=(40, 3)) for _ in range(12)]
-    shifted = [clip + [2.0, 0, 0] for clip in true]
+    shifted = [clip + np.array([2.0, 0, 0]) for clip in true]
     score = score_frechet(true, shifted, np.random.default_rng(1))
     assert score.distance == pytest.approx(4.0)
     assert score.interval is not None and score.interval.low <= 4.0 <= score.interval.high
