@@ -66,8 +66,9 @@ def _psnr_cells(by_name: dict[str, list[Judged]], name: str) -> list[str]:
     """PSNR, its gain over no memory clip by clip, PSNR over known pixels."""
     own, off = (np.array([j.psnr_db for j in by_name[n]]) for n in (name, OFF))
     known = float(np.mean([j.known_psnr_db for j in by_name[name]]))
-    gain = "" if name == OFF else _spread(bootstrap_interval(own - off, np.random.default_rng(0)), "+.2f")
-    return [f"{own.mean():.2f}", gain, f"{known:.2f}" if np.isfinite(known) else ""]
+    gain = bootstrap_interval(own - off, np.random.default_rng(0))
+    spread = f"{gain.value:+.2f}" if len(own) == 1 else _spread(gain, "+.2f")
+    return [f"{own.mean():.2f}", "" if name == OFF else spread, f"{known:.2f}" if np.isfinite(known) else ""]
 
 
 def _card(features: FrechetFeatures, metric: str, score: FrechetScore, frames: int) -> str:
