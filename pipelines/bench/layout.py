@@ -117,14 +117,15 @@ def stretches_within(duration_s: float) -> list[int]:
 
 
 def recall_of(counts_M3: NDArray[np.int64], rng: np.random.Generator) -> Recall:
-    """Recalls over all boxes and their ratio, with its interval over moments; NaN where nothing was found in truth."""
+    """Recalls over all boxes and their ratio, with its interval over moments that have any; NaN where nothing was found in truth."""
 
     def ratio(rows: Array) -> float:
         made, true, _ = rows.sum(0)
         return float(made / true) if true else float("nan")
 
     made, true, boxes = (int(c) for c in counts_M3.sum(0))
-    interval = bootstrap_interval(counts_M3.astype(np.float64), rng, statistic=ratio)
+    told = counts_M3[counts_M3[:, 2] > 0]
+    interval = bootstrap_interval((told if len(told) else counts_M3).astype(np.float64), rng, statistic=ratio)
     share = [count / boxes if boxes else float("nan") for count in (made, true)]
     return Recall(
         generated=share[0], true=share[1], boxes=boxes, ratio=interval.value, low=interval.low, high=interval.high

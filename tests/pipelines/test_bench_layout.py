@@ -50,6 +50,9 @@ def test_the_ratio_is_that_of_all_boxes_together_and_its_interval_over_moments()
     assert 0.5 < row.low < 0.75 < row.high < 0.8
     alike = recall_of(np.array([[6, 8, 9]] * 5), np.random.default_rng(0))
     assert (alike.low, alike.high) == (0.75, 0.75)
+    assert recall_of(np.array([[0, 0, 0], [6, 8, 9], [0, 0, 0]]), np.random.default_rng(0)) == recall_of(
+        np.array([[6, 8, 9]]), np.random.default_rng(0)
+    )
 
 
 def test_a_detector_that_finds_nothing_in_truth_gives_no_ratio() -> None:
