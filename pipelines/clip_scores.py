@@ -67,9 +67,9 @@ def score_clip(
         _add_counterfactual(table, score.psnr_db[1:], score.ssim[1:], frames[1:])
     detections, support = {}, {}
     if detector is not None:
-        labels = [_visible_labels(scenario, conditioner, f) for f in frames]
-        found = _detect(detector, conditioner, scenario, video[frames], frames)
-        clip = score_clip_detections([boxes for _, boxes in labels], found, _matching(detector))
+        labels = [visible_labels(scenario, conditioner, f) for f in frames]
+        found = detect_frames(detector, conditioner, scenario, video[frames], frames)
+        clip = score_clip_detections([boxes for _, boxes in labels], found, matching(detector))
         gate |= clip.metrics()
         _add_detection(table, clip, _official(labels, found), frames, "generated")
         detections = dict(zip(frames, found, strict=True))
@@ -78,8 +78,8 @@ def score_clip(
             for f, (agents, _), s in zip(frames, labels, clip.support, strict=True)
         }
         if truth is not None:
-            seen = _detect(detector, conditioner, scenario, truth, frames)
-            reference = score_clip_detections([boxes for _, boxes in labels], seen, _matching(detector))
+            seen = detect_frames(detector, conditioner, scenario, truth, frames)
+            reference = score_clip_detections([boxes for _, boxes in labels], seen, matching(detector))
             gate["detection.reference_materialised"] = reference.materialised
             _add_detection(table, reference, _official(labels, seen), frames, "truth")
         else:
@@ -163,12 +163,12 @@ def _official(labels: list[tuple[NDArray[np.int64], Boxes]], found: list[Boxes])
     )
 
 
-def _matching(detector: Detector) -> ClipMatchConfig:
+def matching(detector: Detector) -> ClipMatchConfig:
     known = detector.operating_score
     return ClipMatchConfig() if known is None else ClipMatchConfig(min_score=known)
 
 
-def _detect(
+def detect_frames(
     detector: Detector, conditioner: ScenarioConditioner, scenario: Scenario, images: Images, frames: Sequence[int]
 ) -> list[Boxes]:
     intrinsics = np.stack([c.intrinsics for c in conditioner.cameras])
@@ -176,7 +176,7 @@ def _detect(
     return detector.detect_clip(images, intrinsics, camera_to_ego, scenario.ego_to_global[list(frames)])
 
 
-def _visible_labels(scenario: Scenario, conditioner: ScenarioConditioner, frame: int) -> tuple[NDArray[np.int64], Boxes]:
+def visible_labels(scenario: Scenario, conditioner: ScenarioConditioner, frame: int) -> tuple[NDArray[np.int64], Boxes]:
     """Agents that enough rays of the layout meet first, with their boxes in the ego frame."""
     shown = np.flatnonzero(conditioner.seen_rays(frame) >= _MIN_RAYS)
     known = np.array([c is not None for c in scenario.agents.detection_classes], dtype=bool)
@@ -200,9 +200,9 @@ def _add_logged_reference(table: _Table, detector: Detector, scenario: Scenario,
     if log is None:
         return {}
     conditioner = ScenarioConditioner(log.scenario, device)
-    boxes = [_visible_labels(log.scenario, conditioner, f)[1] for f in log.frames]
-    found = _detect(detector, conditioner, log.scenario, log.images, log.frames)
-    score = score_clip_detections(boxes, found, _matching(detector))
+    boxes = [visible_labels(log.scenario, conditioner, f)[1] for f in log.frames]
+    found = detect_frames(detector, conditioner, log.scenario, log.images, log.frames)
+    score = score_clip_detections(boxes, found, matching(detector))
     metrics = {"detection.reference_materialised": score.materialised, "detection.logged_boxes": float(score.total.boxes)}
     for name, value in metrics.items():
         table.add(name, value, "", source="log", samples=len(log.frames))

@@ -147,6 +147,11 @@ def _upsampled(x: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
 
 
+def normalised(images: Tensor) -> Tensor:
+    """Images with values in [0, 1] as the encoder reads them."""
+    return (images - 0.45) / 0.25
+
+
 class ImageEncoder(nn.Module):
     """Images [N, 3, H, W] to features [N, C, H/4, W/4] with context down to stride 16."""
 
@@ -218,7 +223,7 @@ class BevDetector(nn.Module):
         """Logits ``heatmap`` [B, 10, X, Y] and ``REGRESSIONS`` maps [B, ., X, Y] of images with values in [0, 1]."""
         batch, n = images_BFVCHW.shape[0], self.config.cells
         flat = rearrange(images_BFVCHW, "b f v c h w -> (b f v) c h w")
-        features = self.images(((flat - 0.45) / 0.25).contiguous(memory_format=torch.channels_last))
+        features = self.images(normalised(flat).contiguous(memory_format=torch.channels_last))
         points = lift(features, taps)
         cells = rearrange(points, "(b f xy z) c -> b xy (f z c)", b=batch, f=self.config.frames, z=len(self.config.heights_m))
         cells = self.collapse(torch.cat([cells, self.place.expand(batch, -1, -1)], dim=-1))
