@@ -31,7 +31,7 @@ from pipelines.schema import write_table
 Row = dict[str, Any]
 Array = NDArray[np.float64]
 EVALUATOR_VERSION = "1"
-_LABEL_RANGE_M = 80.0  # boxes further from the ego are not labels of the clip
+LABEL_RANGE_M = 80.0  # boxes further from the ego are not labels of the clip
 _WHEELBASE_M = 2.84
 
 
@@ -88,7 +88,7 @@ def box_rows(clip_id: str, scenario: Scenario, scores: ClipScores, labels: ClipL
 def _label_rows(clip_id: str, scenario: Scenario, scores: ClipScores, labels: ClipLabels) -> Iterator[Row]:
     agents, sample = scenario.agents, _sample_index(scenario)
     for f, frame in enumerate(labels.frames.tolist()):
-        near = near_agents(scenario, frame, _LABEL_RANGE_M)
+        near = near_agents(scenario, frame, LABEL_RANGE_M)
         support = scores.support.get(frame)
         for a in near[labels.seen[near]].tolist():
             counted = "log" if labels.counted_in_log[a, f] else "simulated"

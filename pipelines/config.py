@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dwm.errors import InputError
-from dwm.scenario.types import KEY_FRAME_HZ
 from dwm.rollout.config import MEMORY_MODES, STRATEGY_NAMES, RolloutConfig
+from dwm.scenario.types import KEY_FRAME_HZ
 from pipelines.atomic import canonical_json
 
 EXECUTOR_NAMES = ("serial", "ray")

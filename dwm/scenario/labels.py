@@ -49,11 +49,14 @@ class ClipLabels:
     notes: tuple[str, ...]
 
 
-def label_clip(scenario: Scenario, labels_hz: float = KEY_FRAME_HZ) -> ClipLabels:
-    """Labels at the key frames, or at ``labels_hz`` frames a second with the key frames among them."""
+def label_clip(scenario: Scenario, labels_hz: float = KEY_FRAME_HZ, factors: FillFactors | None = None) -> ClipLabels:
+    """Labels at the key frames, or at ``labels_hz`` frames a second with the key frames among them.
+
+    ``factors`` of the scene are measured where not given.
+    """
     scene, frames = scenario.scene, labelled_frames(scenario, labels_hz)
     logged, looker = _Logged(scene), Looker(scenario)
-    factors = fill_factors(logged_counts(scene))
+    factors = factors or fill_factors(logged_counts(scene))
     shape = (len(scenario.agents.instance_tokens), len(frames))
     out = ClipLabels(
         frames=frames, measured=np.zeros(shape, bool), visibility=np.zeros(shape, np.int8), occlusion=np.full(shape, np.nan),

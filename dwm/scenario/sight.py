@@ -140,8 +140,9 @@ def _may_hide(origins_V3: Array, boxes: Boxes3D) -> Mask:
     radius = np.linalg.norm(boxes.sizes_wlh_m[:, :2], axis=-1) / 2
     spread = np.where(distance > radius, np.arcsin((radius / np.maximum(distance, 1e-9)).clip(max=1)), np.pi)
     apart = np.abs((azimuth[:, :, None] - azimuth[:, None] + np.pi) % (2 * np.pi) - np.pi)
-    meets = (apart < spread[:, :, None] + spread[:, None]) & ((distance - radius)[:, None] < (distance + radius)[:, :, None])
-    return meets & ~np.eye(len(radius), dtype=bool)
+    same_way = np.less(apart, spread[:, :, None] + spread[:, None])
+    near_enough = np.less((distance - radius)[:, None], (distance + radius)[:, :, None])
+    return same_way & near_enough & ~np.eye(len(radius), dtype=bool)
 
 
 def _turned(vectors: Array, yaw_rad: Array) -> Array:

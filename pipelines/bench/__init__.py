@@ -37,6 +37,12 @@ def _detector(arguments: argparse.Namespace) -> str:
     return bench_detector(arguments.dataroot, arguments.version, arguments.split, arguments.detector)
 
 
+def _labels(arguments: argparse.Namespace) -> str:
+    from pipelines.bench.labels import bench_labels
+
+    return bench_labels(arguments.dataroot, arguments.version, arguments.things)
+
+
 BENCHES: dict[str, Callable[[argparse.Namespace], str]] = {
-    "proving_ground": _proving_ground, "world_model": _world_model, "detector": _detector,
+    "proving_ground": _proving_ground, "world_model": _world_model, "detector": _detector, "labels": _labels,
 }  # fmt: skip

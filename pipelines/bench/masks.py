@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dwm.raycast import PinholeViews, Primitives
 from dwm.scenario.types import Scenario
+from dwm.scenes.proving_ground.capture import SceneRenderer
 from dwm.scenes.proving_ground.counterfactual import CounterfactualRenderer, frame_agents
 from dwm.scenes.proving_ground.render import RenderAgent, Renderer
 from dwm.scenes.types import Camera
@@ -37,7 +38,8 @@ class Shown:
     def extents_px(self) -> Array:
         """Left, top, right, bottom [4] of the agent alone, in the image."""
         rows, columns = np.nonzero(self.alone)
-        return np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1.0]) + np.tile(self.left_top_px, 2)
+        here = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], np.float64)
+        return here + np.tile(self.left_top_px, 2)
 
 
 class MaskTruth:
@@ -74,7 +76,7 @@ class MaskTruth:
             ))  # fmt: skip
         return found
 
-    def _mask(self, renderer: Renderer, camera: Camera, ego: Array, agents: list[RenderAgent], which: int) -> Mask:
+    def _mask(self, renderer: SceneRenderer, camera: Camera, ego: Array, agents: list[RenderAgent], which: int) -> Mask:
         return renderer.render((camera,), ego[None], agents, self._world.weather, 0).instance[0] == which
 
 

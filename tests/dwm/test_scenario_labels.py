@@ -1,6 +1,7 @@
 """Occlusion, truncation, visibility and LiDAR counts in closed form, and which labels a clip keeps."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,7 +118,7 @@ def test_fill_factors_are_class_medians_and_rare_classes_take_that_of_all() -> N
 def two_cars(**second: object) -> Scene:
     """One car 15 m ahead of a standing ego and one straight behind it, hidden by it from every camera."""
     keys = make_scene(key_frames=5).key_timestamps_us
-    big = dict(size_wlh_m=(3.0, 5.0, 4.0), category="vehicle.truck", detection_class="truck")
+    big: dict[str, Any] = dict(size_wlh_m=(3.0, 5.0, 4.0), category="vehicle.truck", detection_class="truck")
     agents = (
         make_agent("front", lambda t: (15.0, 0.0, 0.0), keys, **big),
         make_agent("back", lambda t: (40.0, 0.0, 0.0), keys),

@@ -1,6 +1,7 @@
 """Box and map rows of a clip: both frames agree, what nobody sees is left out, rates are as asked."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def scores(**fields: object) -> ClipScores:
 def scenario() -> Scenario:
     """An ego that moves aside, a car ahead, a truck beside the road, and one behind the truck that nobody ever sees."""
     keys = make_scene(key_frames=13).key_timestamps_us
-    truck = dict(size_wlh_m=(3.0, 8.0, 4.0), category="vehicle.truck", detection_class="truck")
+    truck: dict[str, Any] = dict(size_wlh_m=(3.0, 8.0, 4.0), category="vehicle.truck", detection_class="truck")
     agents = (
         make_agent("ahead", lambda t: (35.0 + 10 * t, 0.0, 0.3), keys),
         make_agent("truck", lambda t: (25.0 + 10 * t, 5.5, 0.0), keys, **truck),
