@@ -121,7 +121,7 @@ def _projected(cameras: tuple[Camera, ...], poses: Array, points_AS3: Array) -> 
 def _behind_boxes(origins_V3: Array, boxes: Boxes3D, points_AS3: Array, asked_VAS: Mask) -> Mask:
     """Which of the asked points another box stands before."""
     hidden = np.zeros_like(asked_VAS)
-    view_P, box_P, before_P = np.nonzero(_may_hide(origins_V3, boxes) & asked_VAS.any(2)[..., None])
+    view_P, box_P, before_P = np.nonzero(_may_hide(origins_V3, boxes) & np.any(asked_VAS, axis=2, keepdims=True))
     pair_R, point_R = np.nonzero(asked_VAS[view_P, box_P])
     v, a, b = view_P[pair_R], box_P[pair_R], before_P[pair_R]
     origin = origins_V3[v] - boxes.centers_m[b]

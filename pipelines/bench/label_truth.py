@@ -60,7 +60,7 @@ def overlap_table(worlds: Worlds, things: Path) -> list[str]:
     for kind in [name for name in DETECTION_CLASSES if any(o.kind == name for o in found)]:
         lines.append(_overlap_row(kind, [o for o in found if o.kind == kind]))
     lines.append(_overlap_row("**all**", found))
-    by_scene = [np.mean([o.shape for o in found if o.scene == name]) for name in sorted({o.scene for o in found})]
+    by_scene = [float(np.mean([o.shape for o in found if o.scene == name])) for name in sorted({o.scene for o in found})]
     spread = bootstrap_interval(np.array(by_scene), np.random.default_rng(0))
     return [
         *lines,
@@ -186,7 +186,7 @@ def _sights(scene: Scene, world: CounterfactualRenderer) -> Iterator[_Seen]:
             if alone[a] >= 1:
                 yield _Seen(
                     later=frame >= scenario.log_end_index,
-                    truth=visible[a] / alone[a],
+                    truth=float(visible[a] / alone[a]),
                     boxes=float(boxes[k]),
                     wall=float(wall[k]),
                 )

@@ -27,7 +27,7 @@ VERSION = "v1.0-mini"
 def test_overlap_of_rectangles() -> None:
     square = np.array([0.0, 0, 2, 2])
     assert intersection_over_union(square, square) == 1
-    assert intersection_over_union(square, square + [1, 0, 1, 0]) == pytest.approx(1 / 3)
+    assert intersection_over_union(square, square + np.array([1, 0, 1, 0])) == pytest.approx(1 / 3)
     assert intersection_over_union(square, square + 5) == 0
 
 
@@ -53,7 +53,7 @@ def test_equality_with_the_devkit_holds_and_a_millimetre_shows(pg_dataroot: Path
     figures = _figures(_equality(nusc, [scene], [logged_counts(scene)]))
     assert figures["centre [m]"][1] > 10 and figures["velocity, where the devkit has one [m/s]"][1] > 10
     assert max(value for value, _ in figures.values()) < 1e-6
-    nudged = tuple(replace(agent, centers_m=agent.centers_m + [1e-3, 0, 0]) for agent in scene.agents)
+    nudged = tuple(replace(agent, centers_m=agent.centers_m + np.array([1e-3, 0, 0])) for agent in scene.agents)
     moved = replace(scene, agents=nudged)
     assert _figures(_equality(nusc, [moved], [logged_counts(scene)]))["centre [m]"][0] == pytest.approx(1e-3, rel=0.06)
 
