@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dwm.geometry import apply, transform_from_xy_yaw
 from dwm.scenario.build import build_scenario
 from dwm.scenario.labels import label_clip, labelled_frames
 from dwm.scenario.lidar_counts import AZIMUTHS, RINGS_RAD, CountPairs, FillFactors, fill_factors, logged_counts, scan_rays
@@ -63,6 +64,21 @@ def test_a_box_does_not_hide_itself_and_a_farther_one_hides_nothing() -> None:
     sight = look(FRONT, EGO, cars)
     assert sight.occlusion[0] == 0
     assert 0.2 < sight.occlusion[1] < 0.8
+
+
+def test_turning_the_whole_world_changes_nothing_and_turning_one_box_does() -> None:
+    rng = np.random.default_rng(3)
+    boxes = Boxes3D(
+        centers_m=np.column_stack([rng.uniform(-25, 25, (30, 2)), np.full(30, 1.0)]), sizes_wlh_m=rng.uniform(0.8, 5.0, (30, 3)),
+        yaws_rad=rng.uniform(-3, 3, 30),
+    )  # fmt: skip
+    turn = transform_from_xy_yaw(400.0, -90.0, 1.1)
+    turned = replace(boxes, centers_m=apply(turn, boxes.centers_m), yaws_rad=boxes.yaws_rad + 1.1)
+    here, there = look(make_cameras(), EGO, boxes), look(make_cameras(), turn, turned)
+    assert 0.1 < np.nanmean(here.occlusion) < 0.9
+    assert np.allclose(here.occlusion, there.occlusion, equal_nan=True) and np.allclose(here.truncation, there.truncation)
+    wrong = look(make_cameras(), turn, replace(turned, yaws_rad=boxes.yaws_rad))
+    assert not np.allclose(here.occlusion, wrong.occlusion, atol=0.05, equal_nan=True)
 
 
 def test_patches_of_a_far_box_add_up_to_the_solid_angle_of_its_front() -> None:
