@@ -27,7 +27,7 @@ Array = NDArray[np.float64]
 NEAR_M = 100.0  # things further away are neither measured nor hide anything
 _SAME_M = 1e-6
 _WALL_COLUMNS = 200  # of an image
-_NOTHING = LayoutBoxes(
+NOTHING = LayoutBoxes(
     classes=np.zeros(0, np.int64), centers_m=np.zeros((0, 3)), sizes_wlh_m=np.zeros((0, 3)), yaws_rad=np.zeros(0),
     speeds_mps=np.zeros(0), identities=np.zeros(0),
 )  # fmt: skip
@@ -101,7 +101,7 @@ class Looker:
 
     def _wall(self, ego_to_global: Array, hides: NDArray[np.bool_]) -> Wall:
         # The wall is the same in every row of an upright camera's image: two rows are enough to cast.
-        layout = self._walls.cast(self.scenario.scene.cameras, ego_to_global, _NOTHING, 2, _WALL_COLUMNS)
+        layout = self._walls.cast(self.scenario.scene.cameras, ego_to_global, NOTHING, 2, _WALL_COLUMNS)
         return Wall(depth_VW=layout.wall_depth_VW.double().numpy(), hides_A=hides)
 
 

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dwm.conditioning.layout import LayoutCaster
 from dwm.geometry import apply, transform_from_xy_yaw
 from dwm.scenario.build import build_scenario
-from dwm.scenario.labels import label_clip, labelled_frames
+from dwm.scenario.labels import NOTHING, label_clip, labelled_frames
 from dwm.scenario.lidar_counts import AZIMUTHS, RINGS_RAD, CountPairs, FillFactors, fill_factors, logged_counts, scan_rays
 from dwm.scenario.perturbations import BASELINE
 from dwm.scenario.sight import Boxes3D, Wall, look, surface_points, visibility_level
@@ -93,6 +94,14 @@ def test_the_wall_hides_only_what_it_may_and_what_lies_behind_it() -> None:
     sight = look(FRONT, EGO, boxes, Wall(depth_VW=depth, hides_A=np.array([True, False, True])))
     assert sight.behind_wall.tolist() == [1, 0, 0]
     assert sight.visible[0] == 0 and sight.visible[1] == 1
+
+
+def test_the_wall_of_two_image_rows_is_the_wall_of_the_whole_image() -> None:
+    scene = make_scene()
+    caster, ego = LayoutCaster(scene.map), transform_from_xy_yaw(100.0, 0.0, 0.2)
+    low, whole = (caster.cast(scene.cameras, ego, NOTHING, rows, 40).wall_depth_VW.numpy() for rows in (2, 24))
+    assert np.allclose(low, whole, rtol=1e-4)
+    assert whole.min() < 20 < whole.max()
 
 
 def test_a_scan_meets_a_panel_with_as_many_rays_as_fit_into_its_angles() -> None:
