@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dwm.conditioning.things import crossed
 from dwm.geometry import apply, invert, project, rotation_from_yaw
 from dwm.scenes.types import Camera
 
@@ -127,7 +128,7 @@ def _behind_boxes(origins_V3: Array, boxes: Boxes3D, points_AS3: Array, asked_VA
     origin = origins_V3[v] - boxes.centers_m[b]
     ray = points_AS3[a, point_R] - origins_V3[v]
     half = boxes.sizes_wlh_m[b][:, [1, 0, 2]] / 2
-    enter, leave = _crossed(_turned(origin, boxes.yaws_rad[b]) / half, _turned(ray, boxes.yaws_rad[b]) / half)
+    enter, leave = crossed(_turned(origin, boxes.yaws_rad[b]) / half, _turned(ray, boxes.yaws_rad[b]) / half)
     blocked = (enter < leave) & (enter > 0) & (enter < _BEFORE)
     hidden[v[blocked], a[blocked], point_R[blocked]] = True
     return hidden
@@ -150,13 +151,6 @@ def _turned(vectors: Array, yaw_rad: Array) -> Array:
     cos, sin = np.cos(yaw_rad), np.sin(yaw_rad)
     x, y, z = vectors.T
     return np.stack([cos * x + sin * y, cos * y - sin * x, z], axis=-1)
-
-
-def _crossed(origin: Array, ray: Array) -> tuple[Array, Array]:
-    """How many rays' lengths from its origin a ray enters [R] and leaves [R] the box [-1, 1]^3."""
-    inverse = 1 / np.where(np.abs(ray) < 1e-12, 1e-12, ray)
-    middle, spread = -origin * inverse, np.abs(inverse)
-    return (middle - spread).max(-1), (middle + spread).min(-1)
 
 
 def _wall_depth(wall: Wall, cameras: tuple[Camera, ...], columns_VAS: Array) -> Array:
