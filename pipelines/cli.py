@@ -178,6 +178,7 @@ def _validate(arguments: argparse.Namespace) -> int:
 def _add_bench(commands: argparse._SubParsersAction) -> None:
     parser = _add(commands, "bench", "print the table of a reproducible benchmark", _bench)
     parser.add_argument("name", choices=("proving_ground", "world_model", "detector", "layout", "memory", "scenario_cost"))
+    parser.add_argument("name", choices=("proving_ground", "world_model", "detector", "labels"))
     parser.add_argument("--dataroot", type=Path, required=True, help="a proving-ground world of held-out towns")
     parser.add_argument("--version", default="v1.0-mini")
     parser.add_argument("--split", default="pg_all", help="detector: split to score")

@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from dwm.conditioning.build import IMAGE_HEIGHT, IMAGE_WIDTH
-from dwm.geometry import quaternion_from_rotation, yaw_from_rotation
+from dwm.geometry import apply, invert, quaternion_from_rotation, rotation_from_yaw, yaw_from_rotation
+from dwm.scenario.labels import ClipLabels, label_clip, near_agents
 from dwm.scenario.types import LabelSource, Scenario
 from dwm.scenes.nuscenes import source_notes
 from dwm.scenes.prompts import weather
-from dwm.scenes.types import DETECTION_CLASSES, MAP_LAYERS, Scene, SceneMap
+from dwm.scenes.types import DETECTION_CLASSES, Scene
 from evaluators.boxes import ATTRIBUTES
 from evaluators.gate import Verdict
 from pipelines.clip_scores import ClipScores
 from pipelines.config import RunConfig
+from pipelines.map_rows import map_rows
 from pipelines.plan import Shard
 from pipelines.schema import write_table
 
 Row = dict[str, Any]
 Array = NDArray[np.float64]
 EVALUATOR_VERSION = "1"
-_LABEL_RANGE_M = 80.0  # boxes further from the ego are not labels of the clip
-_MAP_RANGE_M = 80.0  # map outlines this far around the paths
+LABEL_RANGE_M = 80.0  # boxes further from the ego are not labels of the clip
 _WHEELBASE_M = 2.84
 
 
@@ -41,13 +41,14 @@ def write_clip(
 ) -> None:  # fmt: skip
     """All part tables of one generated clip."""
     clip_id = shard.shard_id
-    boxes = box_rows(clip_id, scenario, scores)
+    labels = label_clip(scenario, config.scenario.labels_hz)
+    boxes = box_rows(clip_id, scenario, scores, labels)
     sources = Counter(row["label_source"] for row in boxes if row["label_source"] != "detected")
     clip = _clip(shard, scenario.scene, config) | {
         "source_sample_token_first": _sample_at(scenario.scene, int(scenario.timestamps_us[0])),
         "start_us": int(scenario.timestamps_us[0]), "n_frames": len(scenario.timestamps_us), "log_end_index": scenario.log_end_index,
         "prompt": scenario.prompt, "label_sources_json": json.dumps(sources, sort_keys=True), "verdict_keep": verdict.keep,
-        "verdict_reasons_json": json.dumps([asdict(reason) for reason in verdict.reasons]), "notes_json": json.dumps(list(notes)),
+        "verdict_reasons_json": json.dumps([asdict(reason) for reason in verdict.reasons]), "notes_json": json.dumps([*notes, *labels.notes]),
     }  # fmt: skip
     tables = {
         "clips": [clip], "videos": videos, "boxes": boxes, "camera_frames": camera_rows(clip_id, scenario),
@@ -79,51 +80,70 @@ def _clip(shard: Shard, scene: Scene, config: RunConfig) -> Row:
     }  # fmt: skip
 
 
-def box_rows(clip_id: str, scenario: Scenario, scores: ClipScores) -> list[Row]:
-    """Labels at key frames and detections at scored frames, in the global frame."""
-    agents, rows, sample = scenario.agents, [], np.cumsum(scenario.is_key_frame) - 1
-    for frame in np.flatnonzero(scenario.is_key_frame).tolist():
-        ego = scenario.ego_to_global[frame, :2, 3]
-        near = np.linalg.norm(agents.centers_m[:, frame, :2] - ego, axis=1) < _LABEL_RANGE_M
-        for a in np.flatnonzero(agents.present[:, frame] & near).tolist():
-            support = scores.support.get(frame)
-            rows.append({
-                **_box(clip_id, frame, int(sample[frame]), scenario, agents.centers_m[a, frame], agents.sizes_wlh_m[a],
-                       float(agents.yaws_rad[a, frame]), agents.velocities_mps[a, frame]),
+def box_rows(clip_id: str, scenario: Scenario, scores: ClipScores, labels: ClipLabels) -> list[Row]:
+    """Labels at labelled frames, of agents that some sensor meets in some key frame, and detections at scored frames."""
+    return [*_label_rows(clip_id, scenario, scores, labels), *_detection_rows(clip_id, scenario, scores)]
+
+
+def _label_rows(clip_id: str, scenario: Scenario, scores: ClipScores, labels: ClipLabels) -> Iterator[Row]:
+    agents, sample = scenario.agents, _sample_index(scenario)
+    for f, frame in enumerate(labels.frames.tolist()):
+        near = near_agents(scenario, frame, LABEL_RANGE_M)
+        support = scores.support.get(frame)
+        for a in near[labels.seen[near]].tolist():
+            counted = "log" if labels.counted_in_log[a, f] else "simulated"
+            yield {
+                **_box(clip_id, frame, sample[frame], scenario, agents.centers_m[a, frame], agents.sizes_wlh_m[a],
+                       float(agents.yaws_rad[a, frame]), labels.velocities_mps[a, f]),
                 "instance_token": agents.instance_tokens[a], "category": agents.categories[a],
                 "detection_class": agents.detection_classes[a], "attribute": agents.attributes[a][frame],
-                "num_lidar_pts": None if agents.num_lidar_pts[a, frame] < 0 else int(agents.num_lidar_pts[a, frame]),
+                "num_lidar_pts": int(labels.num_lidar_pts[a, f]), "num_lidar_pts_source": counted,
+                "visibility": int(labels.visibility[a, f]), "occlusion": _finite(labels.occlusion[a, f]),
+                "truncation": _finite(labels.truncation[a, f]),
                 "label_source": LabelSource(int(agents.label_sources[a, frame])).name.lower(),
                 "support": None if support is None else support.get(a),
-            })  # fmt: skip
+            }  # fmt: skip
+
+
+def _detection_rows(clip_id: str, scenario: Scenario, scores: ClipScores) -> Iterator[Row]:
+    sample = _sample_index(scenario)
     for frame, found in scores.detections.items():
         placed = found.moved(scenario.ego_to_global[frame])
         for i in range(len(placed)):
             attribute = int(placed.attributes[i])
-            rows.append({
-                **_box(clip_id, frame, int(sample[frame]) if scenario.is_key_frame[frame] else -1, scenario, placed.centers_m[i],
-                       placed.sizes_wlh_m[i], float(placed.yaws_rad[i]), placed.velocities_mps[i]),
+            yield {
+                **_box(clip_id, frame, sample[frame], scenario, placed.centers_m[i], placed.sizes_wlh_m[i],
+                       float(placed.yaws_rad[i]), placed.velocities_mps[i]),
                 "instance_token": f"detection-{frame}-{i}", "detection_class": DETECTION_CLASSES[placed.labels[i]],
                 "attribute": ATTRIBUTES[attribute] if attribute >= 0 else "", "label_source": "detected", "score": float(placed.scores[i]),
-            })  # fmt: skip
-    return rows
+            }  # fmt: skip
 
 
 def _box(
     clip_id: str, frame: int, sample: int, scenario: Scenario, center: Array, size_wlh: Array, yaw: float, velocity: Array
 ) -> Row:
+    """Columns that labels and detections share: place, size and velocity in the global frame and in the ego's."""
+    to_ego = invert(scenario.ego_to_global[frame])
+    center_ego, velocity_ego = apply(to_ego, center[None])[0], to_ego[:2, :2] @ velocity
     return {
         "clip_id": clip_id, "frame_index": frame, "sample_index": sample, "timestamp_us": int(scenario.timestamps_us[frame]),
-        "center_x": float(center[0]), "center_y": float(center[1]), "center_z": float(center[2]), "size_w": float(size_wlh[0]),
-        "size_l": float(size_wlh[1]), "size_h": float(size_wlh[2]), "yaw": yaw, "vx": _finite(velocity[0]), "vy": _finite(velocity[1]),
-        "frame": "global", "is_valid": True,
+        **dict(zip(("center_x", "center_y", "center_z"), center.tolist(), strict=True)),
+        "size_w": float(size_wlh[0]), "size_l": float(size_wlh[1]), "size_h": float(size_wlh[2]), "yaw": yaw,
+        "vx": _finite(velocity[0]), "vy": _finite(velocity[1]), "frame": "global",
+        **dict(zip(("center_ego_x", "center_ego_y", "center_ego_z"), center_ego.tolist(), strict=True)),
+        "yaw_ego": float(yaw_from_rotation(to_ego[:3, :3] @ rotation_from_yaw(yaw))),
+        "vx_ego": _finite(velocity_ego[0]), "vy_ego": _finite(velocity_ego[1]), "is_valid": True,
     }  # fmt: skip
+
+
+def _sample_index(scenario: Scenario) -> list[int]:
+    """Key frames counted from 0, -1 between them."""
+    return np.where(scenario.is_key_frame, np.cumsum(scenario.is_key_frame) - 1, -1).tolist()
 
 
 def camera_rows(clip_id: str, scenario: Scenario) -> list[Row]:
     """Geometry and time of every generated image; the six images of a frame are simultaneous."""
-    sample = np.where(scenario.is_key_frame, np.cumsum(scenario.is_key_frame) - 1, -1)
-    rows = []
+    sample, rows = _sample_index(scenario), []
     for camera in scenario.scene.cameras:
         small = camera.resized(IMAGE_WIDTH, IMAGE_HEIGHT)
         intrinsics, mounted = small.intrinsics.ravel().tolist(), small.camera_to_ego.ravel().tolist()
@@ -131,7 +151,7 @@ def camera_rows(clip_id: str, scenario: Scenario) -> list[Row]:
         for t, timestamp in enumerate(scenario.timestamps_us.tolist()):
             rows.append({
                 "clip_id": clip_id, "channel": camera.channel, "frame_index": t, "timestamp_us": timestamp,
-                "sample_index": int(sample[t]), "is_key_frame": bool(scenario.is_key_frame[t]), "intrinsics": intrinsics,
+                "sample_index": sample[t], "is_key_frame": bool(scenario.is_key_frame[t]), "intrinsics": intrinsics,
                 "camera_to_ego": mounted, "ego_to_global": scenario.ego_to_global[t].ravel().tolist(),
                 "source_sample_data_token": first.sample_data_token if t == 0 else None,
             })  # fmt: skip
@@ -157,30 +177,6 @@ def pose_rows(clip_id: str, scenario: Scenario, poses: Array, path: str) -> list
         }
         for t in range(len(times))
     ]  # fmt: skip
-
-
-def map_rows(clip_id: str, scenario: Scenario) -> list[Row]:
-    """Outlines of the map's raster layers around the paths, simplified to a quarter of a metre."""
-    town: SceneMap = scenario.scene.map
-    xy = np.concatenate([scenario.ego_to_global[:, :2, 3], scenario.baseline_ego_to_global[:, :2, 3]])
-    low = np.floor((xy.min(0) - _MAP_RANGE_M - town.origin_xy_m) / town.metres_per_pixel).astype(int).clip(min=0)
-    high = np.ceil((xy.max(0) + _MAP_RANGE_M - town.origin_xy_m) / town.metres_per_pixel).astype(int)
-    origin = town.origin_xy_m + low * town.metres_per_pixel
-    rows = []
-    for layer in ("drivable", "ped_crossing"):
-        raster = np.ascontiguousarray(town.layers[MAP_LAYERS.index(layer), low[1] : high[1], low[0] : high[0]])
-        if not raster.any():
-            continue
-        outlines, _ = cv2.findContours(raster, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-        for i, outline in enumerate(outlines):
-            simple = cv2.approxPolyDP(outline, 0.25 / town.metres_per_pixel, True)[:, 0].astype(np.float64)
-            if len(simple) >= 3:
-                points = origin + (simple + 0.5) * town.metres_per_pixel
-                rows.append({
-                    "clip_id": clip_id, "element_id": f"{layer}-{i:04d}", "kind": layer, "points_xy_m": points.ravel().tolist(),
-                    "is_polygon": True, "label_source": "log",
-                })  # fmt: skip
-    return rows
 
 
 def metric_rows(clip_id: str, scores: ClipScores) -> list[Row]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from dwm.errors import InputError
 from dwm.rollout.config import MEMORY_MODES, STRATEGY_NAMES, RolloutConfig
+from dwm.scenario.types import KEY_FRAME_HZ
 from pipelines.atomic import canonical_json
 
 EXECUTOR_NAMES = ("serial", "ray")
@@ -41,6 +42,7 @@ class ScenarioConfig:
     duration_s: float = 60.0
     fps: float = 12.0
     start_s: float = 0.0  # from the start of the scene
+    labels_hz: float = 2.0  # boxes: 2 Hz are the key frames alone; a higher rate must divide fps, fps itself labels every frame
     perturbations: list[PerturbationConfig] = field(default_factory=lambda: [PerturbationConfig()])
     seeds: list[int] = field(default_factory=lambda: [0])  # each is added to the run's seed
 
@@ -112,7 +114,12 @@ def config_sha256(config: RunConfig) -> str:
 def check_config(config: RunConfig, where: str = "configuration") -> None:
     """Raises InputError for values no run can use."""
     scenario, execution = config.scenario, config.execution
-    times = {"duration_s": scenario.duration_s, "fps": scenario.fps, "start_s": scenario.start_s}
+    times = {
+        "duration_s": scenario.duration_s,
+        "fps": scenario.fps,
+        "start_s": scenario.start_s,
+        "labels_hz": scenario.labels_hz,
+    }
     for name, value in times.items():
         _require(math.isfinite(value), where, f"scenario.{name} is {value}", "give a finite number")
     _require(scenario.duration_s > 0, where, f"scenario.duration_s is {scenario.duration_s}", "give a length in seconds")
@@ -121,6 +128,7 @@ def check_config(config: RunConfig, where: str = "configuration") -> None:
     problem = f"scenario.duration_s is {scenario.duration_s}: shorter than a frame"
     _require(round(scenario.duration_s * scenario.fps) >= 1, where, problem, shortest)
     _require(scenario.start_s >= 0, where, f"scenario.start_s is {scenario.start_s}", "start at 0 or later")
+    _check_labels_hz(scenario, where)
     _require(bool(scenario.perturbations), where, "scenario.perturbations is empty", "list at least one, e.g. {name: baseline}")
     _require(bool(scenario.seeds), where, "scenario.seeds is empty", "list at least one, e.g. [0]")
     _require(min(scenario.seeds, default=0) + config.seed >= 0, where, "a seed is negative", "use seeds of 0 or more")
@@ -143,6 +151,14 @@ def check_config(config: RunConfig, where: str = "configuration") -> None:
     presets = ", ".join(X264_PRESETS)
     _require(config.video.preset in X264_PRESETS, where, f"video.preset is '{config.video.preset}'", f"use one of {presets}")
     _require(0 <= config.video.crf <= 51, where, f"video.crf is {config.video.crf}", "use 0 to 51, e.g. 17")
+
+
+def _check_labels_hz(scenario: ScenarioConfig, where: str) -> None:
+    rate = scenario.labels_hz
+    whole = rate > 0 and abs(scenario.fps / rate - round(scenario.fps / rate)) < 1e-6
+    problem = f"scenario.labels_hz is {rate:g}, which does not divide fps ({scenario.fps:g})"
+    fix = f"use 2 (key frames), {scenario.fps:g} (every frame) or a rate between that divides it"
+    _require(rate == KEY_FRAME_HZ or (rate > KEY_FRAME_HZ and whole), where, problem, fix)
 
 
 def _require(condition: bool, where: str, problem: str, fix: str) -> None:

@@ -13,6 +13,7 @@ import pyarrow.dataset as pads
 from numpy.typing import NDArray
 
 from dwm.errors import InputError
+from dwm.geometry import rotation_from_quaternion, transform
 from pipelines.atomic import read_json, sha256_file
 from pipelines.layout import RunLayout, VersionLayout, inside
 from pipelines.schema import SCHEMA_VERSION, TABLES
@@ -56,6 +57,29 @@ class Dataset:
         for column, value in equal.items():
             expression = expression & (pc.field(column) == value)
         return self.table(name, expression).to_pylist()
+
+    def map_labels(
+        self, clip_id: str, frame_index: int, range_m: tuple[float, float] = (60.0, 30.0), points: int | None = None
+    ) -> dict[str, list[NDArray[np.float64]]]:
+        """Lines [P, 2] by kind in the ego frame of the commanded path, cut to a window (along, across) centred on the ego.
+
+        With ``points`` each line is resampled to that many. Kinds the source map does not know are absent.
+        """
+        from dwm.scenario.map_labels import KINDS, resampled, seen_from
+
+        poses = self.rows("ego_poses", clip_id, path="commanded", frame_index=frame_index)
+        if not poses:
+            raise InputError(self.folder, f"no frame {frame_index} in clip '{clip_id}'", "use a row of the ego_poses table")
+        pose = poses[0]
+        rotation = rotation_from_quaternion([pose[k] for k in ("qw", "qx", "qy", "qz")])
+        ego_to_global = transform([pose[k] for k in "xyz"], rotation)
+        lines: dict[str, list[NDArray[np.float64]]] = {}
+        for row in self.rows("map_elements", clip_id):
+            if row["kind"] in KINDS:
+                line = np.array(row["points_xy_m"]).reshape(-1, 2)
+                lines.setdefault(row["kind"], []).append(np.concatenate([line, line[:1]]) if row["is_polygon"] else line)
+        seen = seen_from(lines, ego_to_global, range_m)
+        return seen if points is None else {kind: [resampled(line, points) for line in some] for kind, some in seen.items()}
 
     def video_path(self, clip_id: str, channel: str, stream: str = "rgb") -> Path:
         """The mp4 of one camera of a clip."""

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from dwm.errors import InputError
 
-SCHEMA_VERSION = "1.0.0"
+SCHEMA_VERSION = "1.1.0"
 ROW_GROUP_ROWS = 20_000
 _KIND = pa.dictionary(pa.int16(), pa.string())  # few different values
 
@@ -62,14 +62,18 @@ BOXES = _table(
     clip_id=pa.string(), frame_index=pa.int32(), sample_index=pa.int32(), timestamp_us=pa.int64(),
     instance_token=pa.string(), category=_KIND, detection_class=_KIND, attribute=pa.string(),
     center_x=pa.float64(), center_y=pa.float64(), center_z=pa.float64(), size_l=pa.float64(), size_w=pa.float64(),
-    size_h=pa.float64(), yaw=pa.float64(), vx=pa.float64(), vy=pa.float64(), frame=_KIND, num_lidar_pts=pa.int32(),
-    visibility=pa.int8(), label_source=_KIND,  # log | interpolated | transformed | simulated | detected
+    size_h=pa.float64(), yaw=pa.float64(), vx=pa.float64(), vy=pa.float64(), frame=_KIND,
+    # The same once more, seen from the commanded path's pose at this frame; velocities are turned, not relative.
+    center_ego_x=pa.float64(), center_ego_y=pa.float64(), center_ego_z=pa.float64(), yaw_ego=pa.float64(),
+    vx_ego=pa.float64(), vy_ego=pa.float64(),
+    num_lidar_pts=pa.int32(), num_lidar_pts_source=_KIND,  # log | simulated
+    visibility=pa.int8(), occlusion=pa.float32(), truncation=pa.float32(), label_source=_KIND,  # log | interpolated | transformed | simulated | detected
     score=pa.float32(),  # of a detection; null for labels
     support=pa.float32(),  # how strongly the detector sees this label in the video, 0 to 1; null where not scored
     is_valid=pa.bool_(),
 )  # fmt: skip
 MAP_ELEMENTS = _table(
-    clip_id=pa.string(), element_id=pa.string(), kind=_KIND,  # drivable | divider | ped_crossing | walkway | centerline
+    clip_id=pa.string(), element_id=pa.string(), kind=_KIND,  # drivable | divider | ped_crossing | boundary | centerline
     points_xy_m=pa.list_(pa.float64()),  # x0, y0, x1, y1, ... in the global frame
     is_polygon=pa.bool_(), label_source=_KIND,
 )  # fmt: skip

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from dwm.scenes.types import Scene
 
 Array = NDArray[np.float64]
+KEY_FRAME_HZ = 2.0
 
 
 class LabelSource(IntEnum):

@@ -17,7 +17,7 @@ from dwm.errors import InputError
 from dwm.geometry import wrap_angle
 from dwm.scenes.lane_graph import Lane, LaneGraph
 from dwm.scenes.raster import map_layers
-from dwm.scenes.types import SceneMap
+from dwm.scenes.types import MapLines, SceneMap
 
 Array = NDArray[np.float64]
 Region = tuple[float, float, float, float]  # xmin, ymin, xmax, ymax
@@ -51,11 +51,11 @@ def read_map_expansion(path: Path, region_xy_m: Region, metres_per_pixel: float 
         lanes = _with_neighbours(_lanes(document, region_xy_m))
         areas = _Areas(document, region_xy_m)
         crossings = areas.polygons(record["polygon_token"] for record in document["ped_crossing"])
+        drivable = areas.polygons(name for record in document["drivable_area"] for name in record["polygon_tokens"])
+        dividers = areas.lines(record["line_token"] for layer in ("road_divider", "lane_divider") for record in document[layer])
         layers = map_layers(
-            drivable=areas.polygons(name for record in document["drivable_area"] for name in record["polygon_tokens"]),
-            dividers=areas.lines(
-                record["line_token"] for layer in ("road_divider", "lane_divider") for record in document[layer]
-            ),
+            drivable=drivable,
+            dividers=dividers,
             crossings=crossings,
             walkways=areas.polygons(record["polygon_token"] for record in document["walkway"]),
             shape=shape,
@@ -72,6 +72,7 @@ def read_map_expansion(path: Path, region_xy_m: Region, metres_per_pixel: float 
         metres_per_pixel=metres_per_pixel,
         lane_graph=LaneGraph(lanes, rings),
         notes=("speed limits are assumed: a map expansion has none",),
+        lines=MapLines(dividers=tuple(dividers), boundaries=_edges(drivable, shapely.box(*region_xy_m))),
     )
 
 
@@ -115,6 +116,13 @@ class _Areas:
 
     def _points(self, tokens: list[str]) -> list[tuple[float, float]]:
         return [self._nodes[name] for name in tokens]
+
+
+def _edges(polygons: list[shapely.Polygon], region: BaseGeometry) -> tuple[Array, ...]:
+    """Outlines of the union of polygons, without the cuts that the region makes."""
+    union = shapely.union_all([shapely.make_valid(polygon) for polygon in polygons])
+    inside = shapely.line_merge(shapely.intersection(union.boundary, region))
+    return tuple(np.asarray(line.coords)[:, :2] for line in shapely.get_parts(inside) if line.geom_type == "LineString")
 
 
 def _lanes(document: dict[str, Any], region: Region) -> dict[str, Lane]:

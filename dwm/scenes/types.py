@@ -95,6 +95,14 @@ class AgentTrack:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MapLines:
+    """Lines [P, 2] of a map expansion, in the global frame."""
+
+    dividers: tuple[Array, ...]  # between lanes and between directions
+    boundaries: tuple[Array, ...]  # edges of the drivable area, cut at the map's region
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SceneMap:
     """The map around a scene: a raster always, vectors and lanes where a map expansion exists."""
 
@@ -103,6 +111,7 @@ class SceneMap:
     metres_per_pixel: float
     lane_graph: LaneGraph | None  # None without a map expansion
     notes: tuple[str, ...] = ()  # what is missing, in words
+    lines: MapLines | None = None  # None without a map expansion
 
     def lookup(self, layer: str, xy_m: Array) -> NDArray[np.bool_]:
         """Whether points [..., 2] lie on a layer; outside the raster: False."""

@@ -68,4 +68,12 @@ def _scenario_cost(arguments: argparse.Namespace) -> str:
 BENCHES: dict[str, Callable[[argparse.Namespace], str]] = {
     "proving_ground": _proving_ground, "world_model": _world_model, "detector": _detector,
     "layout": _layout, "memory": _memory, "scenario_cost": _scenario_cost,
+def _labels(arguments: argparse.Namespace) -> str:
+    from pipelines.bench.labels import bench_labels
+
+    return bench_labels(arguments.dataroot, arguments.version, arguments.things)
+
+
+BENCHES: dict[str, Callable[[argparse.Namespace], str]] = {
+    "proving_ground": _proving_ground, "world_model": _world_model, "detector": _detector, "labels": _labels,
 }  # fmt: skip

@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+import shapely
 from nuscenes.map_expansion.map_api import NuScenesMap
 from scipy.spatial import cKDTree
 
@@ -102,6 +103,20 @@ def test_a_region_keeps_its_place_and_only_lanes_within_its_margin(city, dataroo
     }  # fmt: skip
     assert set(lanes) == expected and 0 < len(lanes) < len(city.lane_graph.lanes)
     assert all(link in lanes for lane in lanes.values() for link in lane.outgoing + lane.incoming)
+
+
+def test_lines_read_back_are_those_of_the_town_and_end_at_the_region_without_running_along_it(city, dataroot):
+    region = (60.0, 60.0, 240.0, 240.0)
+    lines = read_map_expansion(expansion(dataroot, city), region).lines
+    drawn = [line for _, _, line in city.plan.road_dividers] + list(city.plan.lane_dividers)
+    near = shapely.box(*region)
+    expected = sorted(len(line) for line in drawn if shapely.LineString(line).intersects(near))
+    assert sorted(len(line) for line in lines.dividers) == expected
+    town = shapely.union_all([shapely.make_valid(area) for area in city.plan.drivable]).boundary
+    edges = shapely.MultiLineString(list(lines.boundaries))
+    assert edges.length == pytest.approx(town.intersection(near).length, rel=1e-3)
+    assert shapely.hausdorff_distance(edges, town.intersection(near)) < 0.05
+    assert edges.intersection(near.boundary).length == 0
 
 
 def test_bends_are_slower_than_straights(city, dataroot):

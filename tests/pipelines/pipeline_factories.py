@@ -82,13 +82,30 @@ class ClipWorker:
         write_table("camera_frames", frames, tables / "camera_frames.parquet")
         write_table("boxes", [_box(clip_id, int(times[0]))], tables / "boxes.parquet")
         poses = [
-            {"clip_id": clip_id, "frame_index": i, "timestamp_us": int(t), "path": "commanded", "x": float(i)}
+            {"clip_id": clip_id, "frame_index": i, "timestamp_us": int(t), "path": "commanded", "x": float(i), "y": 0.0, "z": 0.0,
+             "qw": 1.0, "qx": 0.0, "qy": 0.0, "qz": 0.0}
             for i, t in enumerate(times)
-        ]
+        ]  # fmt: skip
         write_table("ego_poses", poses, tables / "ego_poses.parquet")
         metric = {"clip_id": clip_id, "metric": "psnr", "value": 30.0 + shard.seed, "unit": "dB", "source": "generated"}
         write_table("metrics", [metric], tables / "metrics.parquet")
         return ShardResult(n_frames=shard.n_frames, timings_s={"generate": 0.1}, facts={"denoising_steps": 3})
+
+
+class MapWorker(ClipWorker):
+    """Adds a divider, a crossing and a drivable area to the clip."""
+
+    def run(self, shard: Shard, attempt_dir: Path) -> ShardResult:
+        result = super().run(shard, attempt_dir)
+        elements = [
+            ("divider", [-100.0, 2.0, 100.0, 2.0], False), ("ped_crossing", [10.0, -4.0, 14.0, -4.0, 14.0, 4.0, 10.0, 4.0], True),
+            ("drivable", [-100.0, -9.0, 100.0, -9.0, 100.0, 9.0], True),
+        ]  # fmt: skip
+        write_table("map_elements", [
+            {"clip_id": f"clip-{shard.shard_id}", "element_id": kind, "kind": kind, "points_xy_m": points, "is_polygon": closed}
+            for kind, points, closed in elements
+        ], attempt_dir / "tables" / "map_elements.parquet")  # fmt: skip
+        return result
 
 
 def _clip(shard: Shard, clip_id: str) -> dict:

@@ -28,7 +28,7 @@ def _one_shard(config: RunConfig, weights: dict[str, str] = WEIGHTS):
 def test_the_shard_id_of_a_known_configuration_never_changes():
     # A golden: if it moves, every existing run folder would be generated again. Raise GENERATOR_VERSION on purpose only.
     shard = _one_shard(RunConfig(scenario=ScenarioConfig(duration_s=2.0)))
-    assert shard.shard_id == "caee28e9f56e0843e93d4830b4092cfc"
+    assert shard.shard_id == "89624f03f7c6d4ef85d9c3fbd358fd8e"
     assert shard.n_frames == 24
 
 
@@ -179,3 +179,16 @@ def test_perturbation_draws_do_not_depend_on_the_order_of_the_plan():
     }
     assert draw(entries) == draw(entries[::-1])
     assert np.size(list(draw(entries))) == 2
+
+
+@pytest.mark.parametrize(("fps", "rate", "works"), [
+    (12, 2, True), (12, 12, True), (12, 4, True), (10, 2, True), (12, 5, False), (12, 24, False), (12, 1, False), (12, 0, False),
+    (12, float("nan"), False),
+])  # fmt: skip
+def test_boxes_come_at_key_frames_or_at_a_rate_that_divides_the_frame_rate(fps: float, rate: float, works: bool):
+    config = RunConfig(scenario=ScenarioConfig(fps=fps, labels_hz=rate))
+    if works:
+        check_config(config)
+    else:
+        with pytest.raises(InputError, match="labels_hz"):
+            check_config(config)

@@ -23,13 +23,11 @@ from pipelines.ledger import Ledger
 from pipelines.publish import publish
 from pipelines.schema import BOXES, SCHEMA_VERSION, TABLES, read_table, table_from_rows, write_arrow, write_table
 from pipelines.validate import validate
-from tests.pipelines.pipeline_factories import CHANNELS, N_FRAMES, ClipWorker, tiny_shards
+from tests.pipelines.pipeline_factories import CHANNELS, N_FRAMES, ClipWorker, MapWorker, tiny_shards
 
 
-def _generate(root: Path, n: int) -> None:
-    run_serial(
-        tiny_shards(n, root), ClipWorker, Ledger(RunLayout(root), run={"run_id": "r1"}), ExecutionConfig(), ignore_events
-    )
+def _generate(root: Path, n: int, worker: type[ClipWorker] = ClipWorker) -> None:
+    run_serial(tiny_shards(n, root), worker, Ledger(RunLayout(root), run={"run_id": "r1"}), ExecutionConfig(), ignore_events)
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +145,22 @@ def test_the_reader_gives_the_pixels_that_were_written(pristine: Path):
     rows = dataset.rows("camera_frames", clip, channel="CAM_BACK")
     assert [row["frame_index"] for row in rows] == list(range(N_FRAMES))
     assert rows[2]["ego_to_global"][3] == 2.0
+
+
+def test_the_reader_gives_map_lines_in_the_ego_frame_of_a_frame(tmp_path: Path):
+    _generate(tmp_path / "run", 1, MapWorker)
+    publish(tmp_path / "run")
+    dataset = Dataset.open(tmp_path / "run")
+    clip_id = dataset.clips()["clip_id"][0].as_py()
+    seen = dataset.map_labels(clip_id, 3)  # the ego stands at x = 3
+    assert sorted(seen) == ["divider", "ped_crossing"]
+    assert np.allclose(seen["divider"], [[[-30, 2], [30, 2]]])
+    (ring,) = seen["ped_crossing"]
+    assert ring.tolist() == [[7, -4], [11, -4], [11, 4], [7, 4], [7, -4]]
+    assert dataset.map_labels(clip_id, 3, range_m=(10.0, 30.0), points=20)["divider"][0].shape == (20, 2)
+    assert dataset.map_labels(clip_id, 3, range_m=(10.0, 30.0))["ped_crossing"] == []
+    with pytest.raises(InputError, match="no frame 99 in clip"):
+        dataset.map_labels(clip_id, 99)
 
 
 def test_reader_errors_name_what_there_is(dataset_root: Path):
