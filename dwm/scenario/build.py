@@ -6,11 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwm.errors import InputError
+from dwm.scenario.conditions import conditions_of, new_conditions
 from dwm.scenario.continuation import Continued, continue_scene
 from dwm.scenario.feasibility import LIMITS, Limits, check_all, overlaps
 from dwm.scenario.logged import BoxTable, brake_followers, empty_table, log_boxes
 from dwm.scenario.perturbations import BASELINE, horizon, perturb
 from dwm.scenario.types import AgentBoxes, LabelSource, Perturbation, Rejection, Scenario
+from dwm.scenes.prompts import scene_prompt
 from dwm.scenes.types import EgoTrack, Scene
 
 Array = NDArray[np.float64]
@@ -76,12 +78,11 @@ def build_scenario(
         return Rejection(
             scene=scene.name, perturbation=perturbation, seed=seed, reason=violation.reason, detail=violation.detail
         )
-    from dwm.scenes.prompts import scene_prompt
-
+    conditions, already = new_conditions(scene, conditions_of(perturbation))
     return Scenario(
         scene=scene, perturbation=perturbation, seed=seed, fps=fps, timestamps_us=timestamps, ego_to_global=ego,
         baseline_ego_to_global=baseline, agents=agents, is_key_frame=key_frames(frames, fps), log_end_index=log_end,
-        prompt=scene_prompt(scene), notes=notes + unchecked,
+        prompt=scene_prompt(scene, [c.name for c in conditions]), notes=notes + unchecked + already,
     )  # fmt: skip
 
 
