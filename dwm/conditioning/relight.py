@@ -42,7 +42,6 @@ _NEAR_HORIZON = 0.12  # tangent of the elevation up to which the sky has the air
 _DAYLIGHT = (1.06, 0.70)  # on ground and on upright surfaces, in units of albedo
 _HEADLIGHT = 0.85  # in the same units, in full darkness
 _NIGHT_AMBIENT = 0.27  # of the day's ambient light at night: what head lights have to stand out from
-_LAMPS_FROM = 0.2  # share of a condition that has drivers switch on their lights
 _HEAD_LAMP, _TAIL_LAMP = (0.9, 0.85, 0.7), (0.7, 0.04, 0.03)
 _LAMP_FACE, _LAMP_ACROSS = 0.95, (0.5, 0.92)  # place along and across a box, in half sizes
 _LAMP_HEIGHT_M = (0.6, 0.88)  # above its lower side
@@ -168,10 +167,9 @@ def _at_night(sky: Tensor, air: Air) -> Tensor:
 
 def _lamps(surfaces: Surfaces, air: Air) -> Tensor:
     """Light of lamps [V, H, W, 3] that a condition has had switched on."""
-    on = float(max(air.night, air.rain, air.fog) > _LAMPS_FROM)
     head, tail = surfaces.head_lamps_VHW[..., None], surfaces.tail_lamps_VHW[..., None]
     color = surfaces.depth_VHW.new_tensor
-    return on * (head * color(_HEAD_LAMP) + tail * color(_TAIL_LAMP))
+    return float(air.lamps_on) * (head * color(_HEAD_LAMP) + tail * color(_TAIL_LAMP))
 
 
 def _lamp_masks(layout: Layout, boxes: LayoutBoxes) -> tuple[Tensor, Tensor]:

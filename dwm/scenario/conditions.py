@@ -21,6 +21,7 @@ from dwm.scenes.types import Scene
 KOSCHMIEDER = 3.912  # -ln 0.02
 NIGHT_EV = 2.9  # stops between the proving ground's day and its night
 _DENSE_FOG_M = 215.0  # visibility of the proving ground's fog: no sun comes through
+_LAMPS_FROM = 0.2  # share of any condition
 _SPREAD = 0.1  # of a drawn visibility, to either side
 
 
@@ -48,6 +49,11 @@ class Air:
     def night(self) -> float:
         """How far the way from day to the proving ground's night is gone; 1 is there."""
         return self.darkness_ev / NIGHT_EV
+
+    @property
+    def lamps_on(self) -> bool:
+        """Whether it has drivers switch on their lights."""
+        return max(self.night, self.rain, self.fog) > _LAMPS_FROM
 
     @property
     def visibility_m(self) -> float:

@@ -80,7 +80,7 @@ def under(weather: Weather, air: Air) -> Weather:
         weather, name="+".join([weather.name, *(name for name, share in shares.items() if share > 0)]),
         sun_direction=_rgb(toward / np.linalg.norm(toward)), sun=light(lambda w: w.sun), ambient=light(lambda w: w.ambient),
         sky_zenith=light(lambda w: w.sky_zenith), sky_horizon=light(lambda w: w.sky_horizon),
-        visibility_m=min(dimmed_m, air.visibility_m / KOSCHMIEDER), lamps_on=weather.lamps_on or max(shares.values()) > 0.2,
+        visibility_m=min(dimmed_m, air.visibility_m / KOSCHMIEDER), lamps_on=weather.lamps_on or air.lamps_on,
         rain=weather.rain or air.rain > 0, wetness=max(weather.wetness, air.wetness),
     )  # fmt: skip
 
