@@ -36,11 +36,12 @@ def sky_mask(
     steps = [np.abs(np.diff(bright, axis=axis, prepend=np.take(bright, [0], axis))) for axis in (1, 2)]
     smooth = possible & (np.maximum(*steps) < _EDGE)
     grown = ndimage.binary_propagation(sure & smooth, structure=_ALONG, mask=smooth)
-    sky = ndimage.binary_dilation(grown, _AROUND, mask=possible)  # the edges too
+    sky = np.asarray(ndimage.binary_dilation(grown, _AROUND, mask=possible), bool)  # the edges too
     return sky | (_enclosed(sky) & above & (blue > _DARKEST * top))
 
 
 def _enclosed(sky: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Sky with its holes filled: dark clouds hang free, what stands on the ground is joined to it. Above an image is sky."""
     lid = np.ones_like(sky[:, :1])
-    return np.stack([ndimage.binary_fill_holes(view)[1:] for view in np.concatenate([lid, sky], axis=1)])
+    filled = [np.asarray(ndimage.binary_fill_holes(view), bool) for view in np.concatenate([lid, sky], axis=1)]
+    return np.stack(filled)[:, 1:]

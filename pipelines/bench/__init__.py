@@ -31,6 +31,20 @@ def _proving_ground(arguments: argparse.Namespace) -> str:
     return bench_proving_ground(arguments.dataroot, arguments.version)
 
 
+def _conditions(arguments: argparse.Namespace) -> str:
+    from pipelines.bench.conditions import bench_conditions
+
+    return bench_conditions(
+        arguments.dataroot,
+        arguments.version,
+        arguments.codec,
+        arguments.world_model,
+        arguments.things,
+        arguments.cases,
+        arguments.steps,
+    )
+
+
 def _detector(arguments: argparse.Namespace) -> str:
     from pipelines.bench.detector import bench_detector
 
@@ -39,4 +53,5 @@ def _detector(arguments: argparse.Namespace) -> str:
 
 BENCHES: dict[str, Callable[[argparse.Namespace], str]] = {
     "proving_ground": _proving_ground, "world_model": _world_model, "detector": _detector,
+    "conditions": _conditions,
 }  # fmt: skip

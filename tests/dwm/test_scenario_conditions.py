@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -83,7 +84,7 @@ def test_a_wrong_condition_is_named(wrong, message):
 
 def test_conditions_are_told_from_manoeuvres():
     brake = Perturbation(name="hard_brake", params={}, severity=0.5)
-    joined = SimpleNamespace(parts=lambda: (brake, NIGHT, RAIN))
+    joined = cast(Perturbation, SimpleNamespace(parts=lambda: (brake, NIGHT, RAIN)))
     assert conditions_of(joined) == (NIGHT, RAIN)
 
 
