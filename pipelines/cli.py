@@ -176,9 +176,10 @@ def _validate(arguments: argparse.Namespace) -> int:
 
 
 def _add_bench(commands: argparse._SubParsersAction) -> None:
+    from pipelines.bench import BENCHES
+
     parser = _add(commands, "bench", "print the table of a reproducible benchmark", _bench)
-    parser.add_argument("name", choices=("proving_ground", "world_model", "detector", "layout", "memory", "scenario_cost"))
-    parser.add_argument("name", choices=("proving_ground", "world_model", "detector", "labels"))
+    parser.add_argument("name", choices=tuple(BENCHES))
     parser.add_argument("--dataroot", type=Path, required=True, help="a proving-ground world of held-out towns")
     parser.add_argument("--version", default="v1.0-mini")
     parser.add_argument("--split", default="pg_all", help="detector: split to score")
@@ -186,10 +187,13 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--world-model", type=Path, default=Path("weights/proving_ground_world.safetensors"))
     parser.add_argument("--things", type=Path, default=Path("weights/proving_ground_things.safetensors"))
     parser.add_argument("--detector", type=Path, default=Path("weights/proving_ground_detector.safetensors"))
-    parser.add_argument("--cases", type=int, default=12, help="starting moments; scenario_cost: scenes")
+    parser.add_argument(
+        "--cases", type=int, default=12, help="starting moments; scenarios: tries of a family; scenario_cost: scenes"
+    )
     parser.add_argument("--steps", type=int, default=1, help="denoising steps of roll-outs")
     parser.add_argument("--duration", type=float, metavar="SECONDS", help="clip length (default: memory 10, others 60)")
     parser.add_argument("--contrast", type=float, default=10.5, metavar="SECONDS", help="layout: clip length without layout")
+    parser.add_argument("--out", type=Path, metavar="PNG", help="scenarios, traffic: where to draw the figure")
 
 
 def _bench(arguments: argparse.Namespace) -> int:

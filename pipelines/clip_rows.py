@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from dwm.conditioning.build import IMAGE_HEIGHT, IMAGE_WIDTH
 from dwm.geometry import apply, invert, quaternion_from_rotation, rotation_from_yaw, yaw_from_rotation
+from dwm.scenario.conditions import conditions_of
 from dwm.scenario.labels import ClipLabels, label_clip, near_agents
 from dwm.scenario.types import LabelSource, Scenario
 from dwm.scenes.nuscenes import source_notes
-from dwm.scenes.prompts import weather
+from dwm.scenes.prompts import clip_weather
 from dwm.scenes.types import DETECTION_CLASSES, Scene
 from evaluators.boxes import ATTRIBUTES
 from evaluators.gate import Verdict
@@ -75,7 +76,7 @@ def _clip(shard: Shard, scene: Scene, config: RunConfig) -> Row:
         "clip_id": shard.shard_id, "source_dataset": scene.version, "source_scene_token": scene.token, "source_scene_name": scene.name,
         "fps": shard.fps, "perturbation": perturbation.name, "perturbation_params_json": json.dumps(perturbation.params, sort_keys=True),
         "severity": perturbation.severity, "seed": shard.seed, "split": config.scenes.split or "all",
-        "weather": weather(scene.description) or "clear", "description": scene.description, "location": scene.location,
+        "weather": clip_weather(scene, [c.name for c in conditions_of(perturbation)]), "description": scene.description, "location": scene.location,
         "is_source": perturbation.name == "baseline",
     }  # fmt: skip
 

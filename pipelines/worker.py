@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from dwm.conditioning.build import IMAGE_HEIGHT, IMAGE_WIDTH, ScenarioConditioner, images_to_tensor, tensor_to_images
+from dwm.conditioning.relight import given_frame
 from dwm.errors import InputError
 from dwm.rollout.strategies import roll_out
 from dwm.rollout.world_model import WorldModel
@@ -81,7 +82,7 @@ class ShardWorker:
             )
             return ShardResult(outcome="rejected", detail=detail, timings_s=clock.seconds)
         conditioner = ScenarioConditioner(scenario, self.world.device)
-        first = first_images(scene, int(scenario.timestamps_us[0]))
+        first = given_frame(scenario, conditioner, first_images(scene, int(scenario.timestamps_us[0])))
         video_rows = self._film(shard, scenario, conditioner, first, attempt_dir, clock)
         with clock.stage("score"):
             scores = clip_scores.score_clip(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dwm.conditioning.frontage import Frontage
 from dwm.conditioning.layout import Layout, LayoutBoxes
-from dwm.conditioning.looks.boxes import BoxLook, BoxPixels
+from dwm.conditioning.looks.boxes import BoxLook, BoxPixels, Haze
 from dwm.conditioning.looks.fronts import FrontLook, FrontPixels
 from dwm.conditioning.looks.ground import Crossings, GroundLook, GroundPixels, Kerb
 from dwm.conditioning.looks.sky import SkyLook
@@ -55,8 +55,8 @@ class Street:
 class Appearance:
     """The look of one true frame."""
 
-    def __init__(self, street: Street, things: Things, view: View, images_V3HW: Tensor) -> None:
-        """``images`` [V, 3, H, W] in [-1, 1] belong to ``view``."""
+    def __init__(self, street: Street, things: Things, view: View, images_V3HW: Tensor, extinction_per_m: float = 0.0) -> None:
+        """``images`` [V, 3, H, W] in [-1, 1] belong to ``view``, whose air takes ``extinction`` from the light on each metre."""
         self._street, here = street, _Surfaces(street, view)
         colours = images_V3HW.float().permute(0, 2, 3, 1).cpu().numpy()
         ground, wall, heaven = (surface & ~here.is_box for surface in (here.is_ground, here.is_wall, here.is_sky))
@@ -66,7 +66,12 @@ class Appearance:
         brightness = (above + 1).mean(-1)  # at night everything is near to black
         is_sky = (np.abs(at_wall - above).mean(-1) < _SKY_ALIKE * brightness) & (known > 0)
         self._fronts = FrontLook(here.fronts(wall), at_wall, is_sky)
-        self._boxes = BoxLook(things, here.boxes(), colours[here.is_box], self._ground.road)
+        self._boxes = BoxLook(things, here.boxes(), colours[here.is_box], self._ground.road, self._haze(extinction_per_m))
+
+    def _haze(self, extinction_per_m: float) -> Haze:
+        """Air of the sky's colour at the horizon; clear where no sky was seen."""
+        colour, known = self._sky.at(np.zeros(1))
+        return Haze(extinction_per_m=extinction_per_m * float(known[0] > 0), colour=colour[0])
 
     def paint(self, view: View) -> tuple[Tensor, Tensor]:
         """Images [V, 3, H, W] in [-1, 1] of another moment, and the share [V, 1, H, W] that has a look."""

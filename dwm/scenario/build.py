@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from dwm.errors import InputError
 from dwm.geometry import rectangles
 from dwm.scenario.agents import finished, joined
+from dwm.scenario.conditions import conditions_of, new_conditions
 from dwm.scenario.continuation import Continued, continue_scene
 from dwm.scenario.events import Newcomer, Script, Stage, react
 from dwm.scenario.feasibility import LIMITS, NEAR_ROAD_M, Limits, RoadDistance, Violation, check_all, overlaps, smoothed
@@ -116,10 +117,12 @@ class ScenarioBuilder:
         moved = _differs(draft.ego, baseline)
         first = int(np.argmax(moved)) if moved.any() else self.log_end
         self._make_feasible(draft, agents, baseline, ignored, first)
+        conditions, already = new_conditions(self.scene, conditions_of(perturbation))
         return Scenario(
             scene=self.scene, perturbation=perturbation, seed=self.seed, fps=self.fps, timestamps_us=self.timestamps_us,
             ego_to_global=draft.ego, baseline_ego_to_global=baseline, agents=agents, is_key_frame=key_frames(self.frames, self.fps),
-            log_end_index=self.log_end, prompt=scene_prompt(self.scene), notes=draft.notes,
+            log_end_index=self.log_end, prompt=scene_prompt(self.scene, [c.name for c in conditions]),
+            notes=draft.notes + already,
         )  # fmt: skip
 
     def _baseline(self, multiple: float) -> _Baseline:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +39,10 @@ def severe(low: float, high: float, *, either_sign: bool = False, about: float =
 EITHER_SIDE = Parameter(low=1.0, high=1.0, either_sign=True)  # 1 left, -1 right
 
 
-def draw_all(parameters: dict[str, Parameter], severity: float, rng: np.random.Generator) -> dict[str, float]:
-    """A value for every parameter, drawn in the order of the table."""
-    return {name: parameter.draw(severity, rng) for name, parameter in parameters.items()}
+def drawn(**parameters: Parameter) -> dict[str, Any]:
+    """What a family needs to know of its parameters: their names, and how all are drawn, in this order."""
+
+    def sample(severity: float, rng: np.random.Generator) -> dict[str, float]:
+        return {name: parameter.draw(severity, rng) for name, parameter in parameters.items()}
+
+    return {"parameters": tuple(parameters), "sample": sample}

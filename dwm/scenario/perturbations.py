@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from dwm.errors import InputError
 from dwm.scenario import events, retiming, sideways
-from dwm.scenario.drawing import EITHER_SIDE, Parameter, anywhere, draw_all, severe
+from dwm.scenario.conditions import CONDITIONS
+from dwm.scenario.drawing import EITHER_SIDE, anywhere, drawn, severe
 from dwm.scenario.paths import micros
 from dwm.scenario.types import Perturbation
 from dwm.scenes.types import EgoTrack, SceneMap
@@ -28,7 +29,8 @@ Ranges = Mapping[str, tuple[float, float]]
 class Family:
     """One kind of change. Of the two functions an ego move has ``move``, an event ``script``, a condition neither."""
 
-    parameters: dict[str, Parameter]
+    parameters: tuple[str, ...]
+    sample: Callable[[float, np.random.Generator], dict[str, float]]  # (severity in [0, 1], generator)
     # (baseline, times [T] in s from its start, parameters, map) -> poses [T, 4, 4]
     move: Callable[[EgoTrack, Array, dict[str, float], SceneMap | None], Array] | None = None
     script: events.Script | None = None
@@ -39,61 +41,52 @@ class Family:
 FAMILIES: dict[str, Family] = {
     "lateral_offset": Family(
         move=sideways.lateral_offset,
-        parameters={"offset_m": severe(0.5, 3.0, either_sign=True), "onset_s": anywhere(0.5, 3.0), "ramp_s": anywhere(3.0, 5.0)},
+        **drawn(offset_m=severe(0.5, 3.0, either_sign=True), onset_s=anywhere(0.5, 3.0), ramp_s=anywhere(3.0, 5.0)),
     ),
     "lane_change": Family(
         move=sideways.lane_change,
-        parameters={"side": EITHER_SIDE, "onset_s": anywhere(0.5, 5.0), "duration_s": severe(6.0, 3.0)},
+        **drawn(side=EITHER_SIDE, onset_s=anywhere(0.5, 5.0), duration_s=severe(6.0, 3.0)),
     ),
     "swerve": Family(
         move=sideways.swerve,
-        parameters={"offset_m": severe(0.4, 2.0, either_sign=True), "onset_s": anywhere(0.5, 5.0), "duration_s": severe(6.0, 4.0)},
+        **drawn(offset_m=severe(0.4, 2.0, either_sign=True), onset_s=anywhere(0.5, 5.0), duration_s=severe(6.0, 4.0)),
     ),
     "heading_drift": Family(
         move=sideways.heading_drift,
-        parameters={
-            "angle_rad": severe(0.01, 0.07, either_sign=True), "onset_s": anywhere(0.5, 4.0), "drift_s": anywhere(2.0, 4.0),
-            "recover_s": anywhere(2.0, 3.5),
-        },
+        **drawn(angle_rad=severe(0.01, 0.07, either_sign=True), onset_s=anywhere(0.5, 4.0), drift_s=anywhere(2.0, 4.0),
+            recover_s=anywhere(2.0, 3.5)),
     ),
     "speed_scale": Family(
         move=retiming.speed_scale,
-        parameters={
-            "factor": severe(0.05, 0.4, either_sign=True, about=1.0), "onset_s": anywhere(0.5, 3.0), "ramp_s": anywhere(3.0, 5.0),
-        },
+        **drawn(factor=severe(0.05, 0.4, either_sign=True, about=1.0), onset_s=anywhere(0.5, 3.0), ramp_s=anywhere(3.0, 5.0)),
         horizon=lambda params: max(1.0, params["factor"]),
     ),
     "hard_brake": Family(
         move=retiming.hard_brake,
-        parameters={"decel_mps2": severe(2.0, 6.0), "onset_s": anywhere(1.0, 6.0), "hold_s": anywhere(1.0, 4.0)},
+        **drawn(decel_mps2=severe(2.0, 6.0), onset_s=anywhere(1.0, 6.0), hold_s=anywhere(1.0, 4.0)),
     ),
     "stop_and_go": Family(
         move=retiming.stop_and_go,
-        parameters={
-            "stops": severe(2.0, 4.0, whole=True), "decel_mps2": severe(1.5, 4.0), "onset_s": anywhere(0.5, 3.0),
-            "hold_s": anywhere(1.0, 4.0), "roll_s": anywhere(3.0, 6.0),
-        },
+        **drawn(stops=severe(2.0, 4.0, whole=True), decel_mps2=severe(1.5, 4.0), onset_s=anywhere(0.5, 3.0),
+            hold_s=anywhere(1.0, 4.0), roll_s=anywhere(3.0, 6.0)),
     ),
     "cut_in": Family(
         script=events.cut_in,
-        parameters={
-            "side": EITHER_SIDE, "onset_s": anywhere(6.0, 10.0), "duration_s": severe(4.0, 2.5), "gap_m": severe(20.0, 7.0),
-            "speed_factor": severe(1.0, 0.6),
-        },
+        **drawn(side=EITHER_SIDE, onset_s=anywhere(6.0, 10.0), duration_s=severe(4.0, 2.5), gap_m=severe(20.0, 7.0),
+            speed_factor=severe(1.0, 0.6)),
     ),
     "stopped_vehicle": Family(
-        script=events.stopped_vehicle, parameters={"reach_s": severe(12.0, 7.0), "hold_s": anywhere(3.0, 8.0)}
+        script=events.stopped_vehicle, **drawn(reach_s=severe(12.0, 7.0), hold_s=anywhere(3.0, 8.0))
     ),
     "crossing_pedestrian": Family(
         script=events.crossing_pedestrian,
-        parameters={
-            "side": EITHER_SIDE, "reach_s": anywhere(5.0, 10.0), "ttc_s": severe(4.0, 2.2), "speed_mps": anywhere(1.0, 2.0),
-        },
+        **drawn(side=EITHER_SIDE, reach_s=anywhere(5.0, 10.0), ttc_s=severe(4.0, 2.2), speed_mps=anywhere(1.0, 2.0)),
     ),
     "debris": Family(
-        script=events.debris, parameters={"left_m": severe(0.8, 0.1, either_sign=True), "reach_s": anywhere(4.0, 10.0)}
+        script=events.debris, **drawn(left_m=severe(0.8, 0.1, either_sign=True), reach_s=anywhere(4.0, 10.0))
     ),
 }  # fmt: skip
+FAMILIES |= {name: Family(parameters=kind.parameters, sample=kind.sample) for name, kind in CONDITIONS.items()}
 
 
 def sample_perturbation(name: str, severity: float, rng: np.random.Generator, ranges: Ranges | None = None) -> Perturbation:
@@ -110,7 +103,7 @@ def sample_perturbation(name: str, severity: float, rng: np.random.Generator, ra
     params: dict[str, float] = {}
     for single in names:
         prefix = f"{single}." if len(names) > 1 else ""
-        params |= {prefix + key: value for key, value in draw_all(family(single).parameters, severity, rng).items()}
+        params |= {prefix + key: value for key, value in family(single).sample(severity, rng).items()}
     for key, (low, high) in (ranges or {}).items():
         if key not in params:
             raise InputError(f"perturbation '{name}'", f"no parameter '{key}'", f"it has: {', '.join(params)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -30,16 +31,22 @@ _WEATHER_PATTERNS = {
 }
 
 
-def scene_prompt(scene: Scene) -> str:
-    """The prompt of the whole rig."""
-    return _fill(scene, RIG)
+def scene_prompt(scene: Scene, conditions: Sequence[str] = ()) -> str:
+    """The prompt of the whole rig. ``conditions`` (night, or words of WEATHERS) hold besides what the log says."""
+    return _fill(scene, RIG, conditions)
 
 
-def camera_prompt(scene: Scene, channel: str) -> str:
+def camera_prompt(scene: Scene, channel: str, conditions: Sequence[str] = ()) -> str:
     """The prompt of one camera, e.g. '... by camera in front right of a car ...'."""
     if channel not in CAMERAS:
         raise InputError(scene.name, f"no channel '{channel}'", f"channels: {', '.join(CAMERAS)}")
-    return _fill(scene, channel.removeprefix("CAM_").replace("_", " ").lower())
+    return _fill(scene, channel.removeprefix("CAM_").replace("_", " ").lower(), conditions)
+
+
+def clip_weather(scene: Scene, conditions: Sequence[str] = ()) -> str:
+    """Weather and darkness of a clip in words, e.g. 'night, rain', from the log and conditions; 'clear' for a clear day."""
+    dark = ["night"] if _daytime(scene, conditions) == "night" else []
+    return ", ".join([*dark, *_weathers(scene, conditions)]) or "clear"
 
 
 def season(date_captured: str) -> str:
@@ -76,8 +83,19 @@ def tokenize(prompt: str, length: int = PROMPT_TOKENS) -> NDArray[np.int64]:
     return tokens
 
 
-def _fill(scene: Scene, sensor: str) -> str:
-    when = daytime(scene.description, scene.location, int(scene.key_timestamps_us[0]))
-    text = TEMPLATE.format(sensor=sensor, location=scene.location, season=season(scene.date_captured), daytime=when)
-    found = weather(scene.description)
-    return f"{text} Weather: {found}." if found else text
+def _fill(scene: Scene, sensor: str, conditions: Sequence[str]) -> str:
+    text = TEMPLATE.format(
+        sensor=sensor, location=scene.location, season=season(scene.date_captured), daytime=_daytime(scene, conditions)
+    )
+    found = _weathers(scene, conditions)
+    return f"{text} Weather: {', '.join(found)}." if found else text
+
+
+def _daytime(scene: Scene, conditions: Sequence[str]) -> str:
+    by_log = daytime(scene.description, scene.location, int(scene.key_timestamps_us[0]))
+    return "night" if "night" in conditions else by_log
+
+
+def _weathers(scene: Scene, conditions: Sequence[str]) -> list[str]:
+    """What falls or hangs in the air, in the order of WEATHERS."""
+    return [word for word in WEATHERS if word == weather(scene.description) or word in conditions]

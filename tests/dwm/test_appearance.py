@@ -341,6 +341,22 @@ def test_an_unseen_thing_is_an_example_of_its_class_with_the_street_behind_what_
     assert float(known[:, 0][on].min()) == pytest.approx(1.0)
 
 
+def test_an_example_fades_into_the_air_with_its_distance(town):
+    here = town.view(0.0)
+    look = Appearance(town.street, half_high((200,)), here, grey(here, 0.0), extinction_per_m=0.03)
+    means = []
+    for ego_x_m in (88.0, 75.0):
+        there = town.view(ego_x_m, (100.0, 0.0, CAR), tokens=("stranger",))
+        painted, _ = look.paint(there)
+        red, green = painted[:, 0], painted[:, 1]
+        shown = (large(there.layout.box_VHW) == 0) & (green < -0.3)  # the air is as grey as the street: 0
+        through = torch.exp(-0.03 * large(there.layout.depth_VHW))
+        np.testing.assert_allclose(-green[shown].numpy(), through[shown].numpy(), atol=0.05)
+        np.testing.assert_allclose(red[shown].numpy(), (2 * 200 / 255 - 1) * -green[shown].numpy(), atol=0.02)
+        means.append(float(-green[shown].mean()))
+    assert means[0] > means[1]
+
+
 def test_a_thing_seen_from_afar_takes_after_the_example_most_like_it_when_it_comes_near(town):
     here = town.view(0.0, (28.0, 0.0, CAR), tokens=("mine",))
     image = grey(here)

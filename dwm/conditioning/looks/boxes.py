@@ -29,14 +29,22 @@ class BoxPixels:
     ray: NDArray[np.floating]  # [P, 3] its direction, one metre of depth long, in half boxes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Haze:
+    """Air that hides examples, which were learnt in clear air, with their distance."""
+
+    extinction_per_m: float
+    colour: NDArray[np.floating]  # [3] in [-1, 1], of what is far away
+
+
 class BoxLook:
     """The things of one frame."""
 
     def __init__(
-        self, things: Things, pixels: BoxPixels, colours_P3: NDArray[np.floating], road_3: NDArray[np.floating]
+        self, things: Things, pixels: BoxPixels, colours_P3: NDArray[np.floating], road_3: NDArray[np.floating], air: Haze
     ) -> None:
-        """``road`` is the colour of plain road in the same frame: examples are shown under its light."""
-        self._things, self._road = things, road_3
+        """``road`` is the colour of plain road in the same frame: examples are shown under its light, and through its ``air``."""
+        self._things, self._road, self._air = things, road_3, air
         place = things.meet(pixels.classes[pixels.which], pixels.origin, pixels.ray)
         on = ~np.isnan(place[:, 0])
         which, place, colours = pixels.which[on], place[on], colours_P3[on]
@@ -60,7 +68,9 @@ class BoxLook:
         colours = np.zeros((len(on), 3))
         known = on & ((own >= 0) | (example >= 0))
         by = (on & (example >= 0)).nonzero()[0]
-        colours[by] = self._things.colours(example[by], place[by], self._road)
+        clear = self._things.colours(example[by], place[by], self._road)
+        through = np.exp(-self._air.extinction_per_m * _depth_m(pixels)[by])[:, None]
+        colours[by] = clear * through + self._air.colour * (1 - through)
         by = (on & (own >= 0)).nonzero()[0]
         if len(by) and self._tree is not None:
             away, nearest = self._tree.query(_key(own[by], place[by], 0.0))

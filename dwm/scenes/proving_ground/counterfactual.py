@@ -9,13 +9,14 @@ from functools import lru_cache
 import numpy as np
 
 from dwm.errors import InputError
+from dwm.scenario.conditions import air_of, conditions_of, new_conditions
 from dwm.scenario.types import Scenario
 from dwm.scenes.proving_ground.build import WORLD_FILE
 from dwm.scenes.proving_ground.capture import SceneRenderer
 from dwm.scenes.proving_ground.city import City, build_city
 from dwm.scenes.proving_ground.render import RenderAgent, RenderedViews, Renderer
 from dwm.scenes.proving_ground.tokens import appearance_seed, noise_seed
-from dwm.scenes.proving_ground.weather import WEATHERS, Weather
+from dwm.scenes.proving_ground.weather import WEATHERS, Weather, under
 from dwm.scenes.types import Scene
 
 
@@ -28,8 +29,10 @@ class CounterfactualRenderer:
     renderer: SceneRenderer
 
     def views(self, scenario: Scenario, frame_index: int, size_hw: tuple[int, int]) -> RenderedViews:
-        """All cameras of the rig at one frame of a scenario; ``instance`` indexes ``frame_agents``."""
-        return counterfactual_views(self.renderer, self.weather, scenario, frame_index, size_hw)
+        """All cameras of the rig at one frame of a scenario, in the weather that its conditions make of the log's;
+        ``instance`` indexes ``frame_agents``."""
+        asked, _ = new_conditions(scenario.scene, conditions_of(scenario.perturbation))
+        return counterfactual_views(self.renderer, under(self.weather, air_of(asked)), scenario, frame_index, size_hw)
 
 
 def open_counterfactual(scene: Scene, device: str = "cpu") -> CounterfactualRenderer | None:

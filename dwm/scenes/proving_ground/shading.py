@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dwm.light import HEADLIGHT_TINT, headlight_beam, wet_ground
 from dwm.mipmap import Mipmap, pixel_footprint_m
 from dwm.raycast import GROUND, SKY, Hits, PinholeViews
 from dwm.scenes.proving_ground import materials
@@ -16,8 +17,6 @@ from dwm.scenes.proving_ground.weather import Weather
 
 if TYPE_CHECKING:
     from dwm.scenes.proving_ground.render import Geometry
-
-_HEADLIGHT_REACH_M = 22.0
 
 
 def shade(
@@ -51,6 +50,10 @@ def shade(
     colors = image.reshape(-1, 3)
     colors[solid] = albedo * _light(weather, normal, points.reshape(-1, 3)[solid], ego_to_global)
     colors[grounded] = ground_albedo * light
+    if weather.wetness > 0:
+        sight = torch.nn.functional.normalize(directions.reshape(-1, 3)[grounded], dim=1)
+        mirrored = _sky(sight * sight.new_tensor([1.0, 1.0, -1.0]), weather)
+        colors[grounded] = wet_ground(colors[grounded], mirrored, sight[:, 2].abs(), weather.wetness)
     emission.reshape(-1, 3)[solid] = glow
     image = _fog(image, distance, index, weather) + emission * torch.exp(-distance / (3 * weather.visibility_m))[..., None]
     if weather.rain:
@@ -81,11 +84,8 @@ def _light(weather: Weather, normal: Tensor, points: Tensor, ego_to_global: NDAr
     if weather.lamps_on:
         ego = torch.from_numpy(ego_to_global).float().to(device)
         local = (points - ego[:3, 3]) @ ego[:3, :3]
-        forward, reach = local[:, 0].clamp(min=0.1), local.norm(dim=1)
-        beam = torch.exp(-((local[:, 1] / (0.45 * forward + 1.2)) ** 2)) * (local[:, 0] > 0.5)
-        beam = beam * torch.exp(-reach / _HEADLIGHT_REACH_M)
         strength = 0.9 * (1 - min(1.0, sum(weather.ambient) / 1.5))
-        light = light + strength * beam[:, None] * torch.tensor([1.0, 0.95, 0.82], device=device)
+        light = light + strength * headlight_beam(local)[:, None] * torch.tensor(HEADLIGHT_TINT, device=device)
     return light
 
 

@@ -1,8 +1,14 @@
-"""Light and air of the five weathers. Colours are linear-ish RGB in 0..1; distances in metres."""
+"""Light and air of the five weathers, and of those that conditions make of them. Colours are linear-ish RGB in 0..1;
+distances in metres."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dwm.scenario.conditions import KOSCHMIEDER, Air
 
 Rgb = tuple[float, float, float]
 
@@ -20,6 +26,7 @@ class Weather:
     visibility_m: float  # distance at which fog hides 63 % of a surface
     lamps_on: bool = False  # head lights, tail lights, street lamps and lit windows
     rain: bool = False
+    wetness: float = 0.0  # of the ground, 0..1; the five weathers leave it dry
     words: str  # as it appears in the scene description
 
 
@@ -48,3 +55,36 @@ WEATHERS = {
         ),
     )
 }  # fmt: skip
+
+
+def under(weather: Weather, air: Air) -> Weather:
+    """A weather with conditions on top; the default air gives it back unchanged.
+
+    Every light is multiplied by the ratio that it has in the condition's own weather to that of day, to the power of the
+    condition's share, so conditions commute, and one of full share over day is its weather: night of ``NIGHT_EV`` stops,
+    or clouds over all of the sky. Sight ends where rain and fog end it, unless the weather or the night did so before.
+    """
+    if air == Air():
+        return weather
+    shares = {"night": air.night, "rain": air.rain, "fog": air.fog}
+
+    def light(of: Callable[[Weather], Rgb]) -> Rgb:
+        day = np.array(of(WEATHERS["day"]))
+        ratios = [(np.array(of(WEATHERS[name])) / day) ** share for name, share in shares.items()]
+        return _rgb(np.array(of(weather)) * np.prod(ratios, axis=0))
+
+    toward = sum(share * np.array(WEATHERS[name].sun_direction) for name, share in shares.items())
+    toward = toward + max(0.0, 1 - sum(shares.values())) * np.array(weather.sun_direction)
+    dimmed_m = (WEATHERS["night"].visibility_m / WEATHERS["day"].visibility_m) ** air.night * weather.visibility_m
+    return replace(
+        weather, name="+".join([weather.name, *(name for name, share in shares.items() if share > 0)]),
+        sun_direction=_rgb(toward / np.linalg.norm(toward)), sun=light(lambda w: w.sun), ambient=light(lambda w: w.ambient),
+        sky_zenith=light(lambda w: w.sky_zenith), sky_horizon=light(lambda w: w.sky_horizon),
+        visibility_m=min(dimmed_m, air.visibility_m / KOSCHMIEDER), lamps_on=weather.lamps_on or air.lamps_on,
+        rain=weather.rain or air.rain > 0, wetness=max(weather.wetness, air.wetness),
+    )  # fmt: skip
+
+
+def _rgb(values: np.ndarray) -> Rgb:
+    r, g, b = values.tolist()
+    return r, g, b
