@@ -115,7 +115,7 @@ class PlanView:
 
     def _rarest(self) -> str:
         assert self.corpus is not None
-        counts, taken = self.corpus.counts(), Counter((s.scene_token, s.start_s) for s in self.plan.shards)
+        counts, taken = self.corpus.counts(), Counter(shard.scene_token for shard in self.plan.shards)
         best: dict[str, tuple[TaggedWindow, Rarity]] = {}
         for window, own in zip(self.corpus.windows, self.corpus.rarities(), strict=True):
             if window.scene_token not in best or own.total_bits > best[window.scene_token][1].total_bits:
@@ -123,10 +123,11 @@ class PlanView:
         order = sorted(best.values(), key=lambda pair: -pair[1].total_bits)
         rows = [
             (window.scene_name, f"{window.start_s:.1f}-{window.end_s:.1f} s", f"{rarity.total_bits:.1f}",
-             str(taken[window.scene_token, window.start_s]), _reasons(rarity, counts))
+             str(taken[window.scene_token]), _reasons(rarity, counts))
             for window, rarity in order[:_RAREST_SHOWN]
         ]  # fmt: skip
-        return f"rarest stretch of each of the rarest scenes\n{_table(('scene', 'stretch', 'bits', 'clips', 'why: tag, bits (in how many stretches)'), rows)}"
+        head = ("scene", "stretch", "bits", "scene's clips", "why: tag, bits (in how many stretches)")
+        return f"rarest stretch of each of the rarest scenes\n{_table(head, rows)}"
 
     def _cost(self) -> str:
         cost, execution = self.estimate, self.config.execution

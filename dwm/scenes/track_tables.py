@@ -126,8 +126,7 @@ class _Tables:
         tokens = list(categories)
         bounds = np.searchsorted(numbers[:, 0], np.arange(len(self.rows) + 1))
         return [
-            _table(numbers[a:b], values[a:b], [categories[tokens[i]] for i in numbers[a:b, 2]])
-            for a, b in pairwise(bounds)
+            _table(numbers[a:b], values[a:b], [categories[tokens[i]] for i in numbers[a:b, 2]]) for a, b in pairwise(bounds)
         ]
 
     def _all(self, table: str) -> list[Row]:

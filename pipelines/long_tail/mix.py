@@ -71,7 +71,7 @@ def draw_mix(mix: MixConfig, corpus: Corpus, seed: int) -> Mix:
     per_family = quotas(np.array([family.weight for family in mix.families]), mix.clips)
     groups, problem = _problem(mix, windows, np.array(bits), per_family)
     expected = solve(problem)
-    slots = _slots(problem, expected, rng)
+    slots = _slots(problem, expected, windows, rng)
     clips = _clips(mix, windows, slots, groups, per_family, rng)
     reach = {tag: _reach(tag, mix, windows, per_family) for tag in mix.shares}
     return Mix(clips=clips, reach=reach, notes=tuple(_notes(mix, clips, reach, len(windows))))
@@ -116,29 +116,39 @@ def _problem(
     return groups, problem
 
 
-def _slots(problem: MixProblem, expected: NDArray[np.float64], rng: np.random.Generator) -> list[list[int]]:
-    """Per group, the windows of its clips."""
+def _slots(
+    problem: MixProblem, expected: NDArray[np.float64], windows: Sequence[TaggedWindow], rng: np.random.Generator
+) -> list[list[int]]:
+    """Per group, the windows of its clips; those of one scene are neighbours."""
     counts, kind = whole_counts(problem, expected)
+    # One comb runs over scenes in random order, and over the windows of each in random order: evenly, without aliasing.
+    tokens = sorted({window.scene_token for window in windows})
+    rank = dict(zip(tokens, rng.permutation(len(tokens)).tolist(), strict=True))
+    order = np.lexsort((rng.random(len(windows)), [rank[window.scene_token] for window in windows]))
     slots: list[list[int]] = [[] for _ in problem.quotas]
     for number, per_group in enumerate(counts):
-        members = np.flatnonzero(kind == number)
+        members = order[kind[order] == number]
         draws = systematic(expected[members].sum(1), int(per_group.sum()), problem.max_repeats, rng.random())
-        drawn = rng.permutation(np.repeat(members, draws)).tolist()
-        for group, count in enumerate(per_group.tolist()):
-            slots[group] += [drawn.pop() for _ in range(count)]
+        for window, group in zip(np.repeat(members, draws).tolist(), _interleaved(per_group), strict=True):
+            slots[group].append(window)
     return slots
+
+
+def _interleaved(counts: NDArray[np.int64]) -> list[int]:
+    """Each index as often as its count says, as evenly spread as can be."""
+    places = [((k + 0.5) / count, index) for index, count in enumerate(counts.tolist()) for k in range(count)]
+    return [index for _, index in sorted(places)]
 
 
 def _clips(
     mix: MixConfig, windows: Sequence[TaggedWindow], slots: list[list[int]], groups: NDArray[np.int64],
     per_family: NDArray[np.int64], rng: np.random.Generator,
 ) -> tuple[MixedClip, ...]:  # fmt: skip
-    """Hands the windows of each group to its families; severities follow the golden ratio, evenly whatever their number."""
+    """Deals the windows of each group to its families; severities follow the golden ratio, evenly whatever their number."""
     pairs: list[tuple[int, int]] = []
     for group, drawn in enumerate(slots):
-        families = np.repeat(np.arange(len(groups)), np.where(groups == group, per_family, 0)).tolist()
-        pairs += zip(rng.permutation(np.array(drawn, np.int64)).tolist(), families, strict=True)
-    phase, seen = rng.random(len(groups)), dict.fromkeys(range(len(groups)), 0)
+        pairs += zip(drawn, _interleaved(np.where(groups == group, per_family, 0)), strict=True)
+    phase, seen = rng.random(len(groups)), [0] * len(groups)
     repeats: dict[tuple[int, str], int] = {}
     clips = []
     for window, number in sorted(pairs):
@@ -166,10 +176,11 @@ def _reach(tag: str, mix: MixConfig, windows: Sequence[TaggedWindow], per_family
 def _notes(mix: MixConfig, clips: Sequence[MixedClip], reach: dict[str, Reach], windows: int) -> list[str]:
     planned, notes = shares_of([clip.tags for clip in clips], list(mix.shares)), []
     for tag, target in mix.shares.items():
-        if abs(planned[tag] - target) * mix.clips <= 1.0 + 1e-9:
-            continue
         own = reach[tag]
         outside = target > own.high or target < own.low
+        # Shares that stand against each other may cost a clip to rounding; what is out of reach is told in full.
+        if abs(planned[tag] - target) * mix.clips <= (0.5 if outside else 1.0) + 1e-9:
+            continue
         bound = f"at most {own.high:.0%}" if target > own.high else f"at least {own.low:.0%}"
         limit = f"these and the families allow {bound}" if outside else "the other shares stand against it"
         notes.append(
