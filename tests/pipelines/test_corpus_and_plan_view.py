@@ -10,6 +10,7 @@ import pytest
 
 from dwm.errors import InputError
 from dwm.scenario.rarity import Support
+from dwm.scenes.track_tables import read_tracks
 from dwm.scenes.tracks import tracks_of
 from pipelines import cli
 from pipelines.atomic import sha256_file
@@ -22,8 +23,9 @@ from pipelines.config import (
     RunConfig,
     VideoConfig,
 )
+from pipelines.dataset import Dataset
 from pipelines.estimates import estimate
-from pipelines.generate import plan_run
+from pipelines.generate import generate, plan_run
 from pipelines.long_tail.corpus import read_corpus, tag_corpus
 from pipelines.long_tail.misses import ScoredLabels, missed_below, read_misses
 from pipelines.plan_view import PlanView
@@ -193,3 +195,19 @@ def test_predictions_follow_frames_workers_and_rate_factor(pg_dataroot: Path, mo
     assert one.disk_bytes - smaller.disk_bytes == pytest.approx(videos / 2, abs=1)
     tables = sum(path.stat().st_size for path in (pg_dataroot / VERSION).glob("*.json") if path.stem != "splits")
     assert one.worker_memory_bytes == pytest.approx(1.5e9 + 3.5 * 6 * 6 * 128 * 224 * 3 + 3.5 * tables, rel=1e-6)
+
+
+def test_a_mix_is_generated_from_its_stretches_and_the_same_command_finds_it_done(
+    pg_dataroot: Path, models: Path, tmp_path: Path, caplog
+):
+    config = mixed(pg_dataroot, models, tmp_path, clips=4, families=[FamilyConfig()], max_repeats=1, shares={"snow": 0.5})
+    report = lambda version: version / "report.html"  # noqa: E731
+    result = generate(config, write_report=report)
+    assert (result.exit_code, result.planned, result.summary.committed) == (0, 4, 4)
+    assert "target not met: snow: asked for in 50% of the clips, planned in 0%" in caplog.text
+    clips = Dataset.open(config.out).clips().to_pylist()
+    starts = {(c["source_scene_name"], c["start_us"]) for c in clips}
+    keys = {t.name: t.key_timestamps_us for t in read_tracks(pg_dataroot, VERSION)}
+    assert starts == {(name, int(keys[name][i])) for name in keys for i in (0, 1)}
+    again = generate(config, make_worker=pytest.fail, write_report=report)
+    assert (again.exit_code, again.summary.committed, again.version) == (0, 0, result.version)

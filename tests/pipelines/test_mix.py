@@ -107,7 +107,7 @@ def test_a_family_that_makes_night_counts_as_night_and_not_as_day(catalogue_with
 def test_severities_spread_evenly_over_their_range():
     mix = draw_mix(MixConfig(clips=40, families=[BRAKE]), town(), seed=0)
     severities = np.sort([clip.severity for clip in mix.clips])
-    assert 0.4 <= severities[0] and severities[-1] <= 0.6
+    assert severities[0] >= 0.4 and severities[-1] <= 0.6
     assert np.diff(severities).max() < 2.7 * 0.2 / 40  # golden-ratio gaps are at most 1 + phi of the mean
 
 
