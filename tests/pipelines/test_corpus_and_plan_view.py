@@ -10,7 +10,6 @@ import pytest
 
 from dwm.errors import InputError
 from dwm.scenario.rarity import Support
-from dwm.scenes.track_tables import read_tracks
 from dwm.scenes.tracks import tracks_of
 from pipelines import cli
 from pipelines.atomic import sha256_file
@@ -23,15 +22,17 @@ from pipelines.config import (
     RunConfig,
     VideoConfig,
 )
-from pipelines.dataset import Dataset
 from pipelines.estimates import estimate
 from pipelines.generate import generate, plan_run
+from pipelines.layout import RunLayout
 from pipelines.long_tail.corpus import read_corpus, tag_corpus
 from pipelines.long_tail.misses import ScoredLabels, missed_below, read_misses
+from pipelines.plan import read_plan
 from pipelines.plan_view import PlanView
 from pipelines.scene_list import list_scene_refs
 from pipelines.schema import SCHEMA_VERSION, write_table
 from tests.factories import START_US, make_scene
+from tests.pipelines.pipeline_factories import ClipWorker
 from tests.pipelines.tiny_models import VERSION, tiny_run, write_models, write_yaml
 
 
@@ -202,12 +203,11 @@ def test_a_mix_is_generated_from_its_stretches_and_the_same_command_finds_it_don
 ):
     config = mixed(pg_dataroot, models, tmp_path, clips=4, families=[FamilyConfig()], max_repeats=1, shares={"snow": 0.5})
     report = lambda version: version / "report.html"  # noqa: E731
-    result = generate(config, write_report=report)
+    result = generate(config, make_worker=lambda config_yaml: ClipWorker(), write_report=report)
     assert (result.exit_code, result.planned, result.summary.committed) == (0, 4, 4)
     assert "target not met: snow: asked for in 50% of the clips, planned in 0%" in caplog.text
-    clips = Dataset.open(config.out).clips().to_pylist()
-    starts = {(c["source_scene_name"], c["start_us"]) for c in clips}
-    keys = {t.name: t.key_timestamps_us for t in read_tracks(pg_dataroot, VERSION)}
-    assert starts == {(name, int(keys[name][i])) for name in keys for i in (0, 1)}
+    assert {(s.scene_name, s.start_s) for s in read_plan(RunLayout(Path(config.out)))} == {
+        (name, start) for name in ("scene-0001", "scene-0002") for start in (0.0, 0.5)
+    }
     again = generate(config, make_worker=pytest.fail, write_report=report)
     assert (again.exit_code, again.summary.committed, again.version) == (0, 0, result.version)
