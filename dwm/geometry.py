@@ -119,13 +119,3 @@ def project(points_camera_m: ArrayLike, intrinsics: ArrayLike) -> tuple[Array, A
     depth = p[..., 2]
     safe = np.where(np.abs(depth) < 1e-9, 1e-9, depth)
     return uvw[..., :2] / safe[..., None], depth
-
-
-def rectangles(xy_m: ArrayLike, yaw_rad: ArrayLike, size_wlh_m: ArrayLike) -> Array:
-    """Ground outlines of boxes as shapely polygons [N]: centres [N, 2], headings [N], one size (width, length, height)."""
-    import shapely
-
-    xy, yaw, size = (np.asarray(v, dtype=np.float64) for v in (xy_m, yaw_rad, size_wlh_m))
-    center = np.concatenate([xy, np.zeros((len(xy), 1))], axis=-1)
-    corners = box_corners(center, np.tile(size, (len(xy), 1)), yaw)[:, [0, 1, 5, 4], :2]
-    return shapely.polygons(corners)

@@ -16,7 +16,8 @@ import shapely
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
-from dwm.geometry import rectangles, yaw_from_rotation
+from dwm.footprints import rectangles
+from dwm.geometry import yaw_from_rotation
 from dwm.scenario.feasibility import LIMITS, Limits
 from dwm.scenario.types import Scenario
 from dwm.scenes.types import MAP_LAYERS, Scene

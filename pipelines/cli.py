@@ -129,23 +129,24 @@ def _generate(arguments: argparse.Namespace) -> int:
 
 
 def _add_plan(commands: argparse._SubParsersAction) -> None:
-    _add_config(_add(commands, "plan", "list the shards of a configuration with predicted minutes; writes nothing", _plan))
+    text = "show what a configuration would generate, from what, and at what cost; writes nothing"
+    parser = _add(commands, "plan", text, _plan)
+    _add_config(parser)
+    parser.add_argument("--json", action="store_true", help="one JSON object with everything")
+    parser.add_argument("--no-tags", action="store_true", help="without a mix: do not read the log's tables for its tags")
 
 
 def _plan(arguments: argparse.Namespace) -> int:
+    import json
+
     from dwm.config import load_config
     from pipelines.config import RunConfig
     from pipelines.generate import plan_run
+    from pipelines.plan_view import PlanView
 
     config = load_config(RunConfig, arguments.config, arguments.overrides)
-    shards, _ = plan_run(config)
-    for shard in shards:
-        perturbation = shard.perturbation
-        what = f"{shard.scene_name} {perturbation.name} severity={perturbation.severity:.2f} seed={shard.seed}"
-        print(f"{shard.shard_id}  {shard.predicted_minutes:7.1f} min  {shard.n_frames:5d} frames  {what}")
-    hours = sum(shard.predicted_minutes for shard in shards) / 60
-    workers = config.execution.workers
-    print(f"{len(shards)} shards, {hours:.2f} worker hours, {hours / workers:.2f} hours on {workers} workers")
+    view = PlanView(config, plan_run(config), tags=not arguments.no_tags)
+    print(json.dumps(view.json(), indent=1, allow_nan=False) if arguments.json else view.text())
     return 0
 
 

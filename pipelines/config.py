@@ -36,15 +36,47 @@ class PerturbationConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FamilyConfig:
+    """One entry of the weighted list that a mix draws perturbations from."""
+
+    name: str = "baseline"  # a family, or several joined by "+", e.g. hard_brake+night
+    weight: float = 1.0  # share of the clips, relative to the other entries
+    severity: list[float] = field(default_factory=lambda: [0.0, 1.0])  # drawn evenly from this range
+    ranges: dict[str, list[float]] = field(default_factory=dict)  # parameter -> [low, high]; others as the family draws them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixConfig:
+    """Clips drawn from all scenes, rare stretches of the log first, so that tags reach their shares."""
+
+    clips: int = 0
+    families: list[FamilyConfig] = field(default_factory=lambda: [FamilyConfig()])
+    shares: dict[str, float] = field(default_factory=dict)  # tag -> share of the clips that carry it, see dwm/scenario/tags.py
+    max_repeats: int = 2  # clips that start from the same stretch
+    temperature: float = 1.0  # stretches are drawn by rarity to this power where shares leave a choice; 0: all alike
+    stride_s: float = 0.0  # time between the stretches of a scene [s]; 0: half a clip
+    misses: str | None = None  # published version whose labels' support tells what the evaluator misses; none: unknown
+    missed_below: float | None = None  # support that counts as missed; none: the operating score of evaluate.detector
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScenarioConfig:
-    """What is imagined from each scene: every perturbation with every seed."""
+    """What is imagined: from each scene every listed perturbation with every seed, and a mix drawn over all scenes."""
 
     duration_s: float = 60.0
     fps: float = 12.0
-    start_s: float = 0.0  # from the start of the scene
     labels_hz: float = 2.0  # boxes: 2 Hz are the key frames alone; a higher rate must divide fps, fps itself labels every frame
-    perturbations: list[PerturbationConfig] = field(default_factory=lambda: [PerturbationConfig()])
+    start_s: float = 0.0  # from the start of the scene; a mix chooses its own
+    perturbations: list[PerturbationConfig] | None = None  # none: the baseline, or beside a mix nothing
     seeds: list[int] = field(default_factory=lambda: [0])  # each is added to the run's seed
+    mix: MixConfig | None = None
+
+    @property
+    def listed(self) -> list[PerturbationConfig]:
+        """The perturbations that every scene gets."""
+        if self.perturbations is None:
+            return [PerturbationConfig()] if self.mix is None else []
+        return self.perturbations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +140,9 @@ def config_sha256(config: RunConfig) -> str:
     """Identity of a run: everything but the place it is written to and the machines it runs on."""
     fields: dict[str, Any] = asdict(config)
     del fields["execution"], fields["out"]
+    fields["scenario"]["perturbations"] = [asdict(entry) for entry in config.scenario.listed]
+    if config.scenario.mix is None:
+        del fields["scenario"]["mix"]  # runs from before there were mixes keep their identity
     return hashlib.sha256(canonical_json(fields)).hexdigest()
 
 
@@ -129,10 +164,11 @@ def check_config(config: RunConfig, where: str = "configuration") -> None:
     _require(round(scenario.duration_s * scenario.fps) >= 1, where, problem, shortest)
     _require(scenario.start_s >= 0, where, f"scenario.start_s is {scenario.start_s}", "start at 0 or later")
     _check_labels_hz(scenario, where)
-    _require(bool(scenario.perturbations), where, "scenario.perturbations is empty", "list at least one, e.g. {name: baseline}")
+    empty = not scenario.listed and scenario.mix is None
+    _require(not empty, where, "scenario.perturbations is empty", "list at least one, e.g. {name: baseline}")
     _require(bool(scenario.seeds), where, "scenario.seeds is empty", "list at least one, e.g. [0]")
     _require(min(scenario.seeds, default=0) + config.seed >= 0, where, "a seed is negative", "use seeds of 0 or more")
-    for perturbation in scenario.perturbations:
+    for perturbation in scenario.listed:
         problem = f"severity of {perturbation.name} is {perturbation.severity}"
         _require(0 <= perturbation.severity <= 1, where, problem, "give a value from 0 to 1")
     names = " or ".join(EXECUTOR_NAMES)
@@ -151,6 +187,11 @@ def check_config(config: RunConfig, where: str = "configuration") -> None:
     presets = ", ".join(X264_PRESETS)
     _require(config.video.preset in X264_PRESETS, where, f"video.preset is '{config.video.preset}'", f"use one of {presets}")
     _require(0 <= config.video.crf <= 51, where, f"video.crf is {config.video.crf}", "use 0 to 51, e.g. 17")
+    if scenario.mix is not None:
+        from pipelines.long_tail.check import check_mix
+
+        check_mix(scenario.mix, where)
+        _require(config.seed >= 0, where, f"seed is {config.seed}", "use 0 or more with a mix")
 
 
 def _check_labels_hz(scenario: ScenarioConfig, where: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dwm.config import to_yaml
 from pipelines.attempt import Worker
@@ -16,10 +17,14 @@ from pipelines.executors import get_executor
 from pipelines.executors.base import RunSummary
 from pipelines.layout import RunLayout
 from pipelines.ledger import Ledger
-from pipelines.plan import Shard, make_plan, open_run, weights_sha256
+from pipelines.plan import SceneRef, Shard, in_order, make_plan, mixed_shards, open_run, weights_sha256
 from pipelines.progress import RunProgress
 from pipelines.publish import DatasetMetrics, publish
 from pipelines.scene_list import list_scene_refs
+
+if TYPE_CHECKING:
+    from pipelines.long_tail.corpus import Corpus
+    from pipelines.long_tail.mix import Mix
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +44,32 @@ class GenerateResult:
     report: Path | None = None
 
 
-def plan_run(config: RunConfig) -> tuple[list[Shard], dict[str, str]]:
-    """The shards of a configuration and the SHA-256 of its weights; writes nothing."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPlan:
+    """What a configuration asks for, and what it was drawn from."""
+
+    shards: list[Shard]
+    weights: dict[str, str]  # model part -> SHA-256
+    scenes: list[SceneRef]
+    corpus: Corpus | None = None  # with a mix
+    mix: Mix | None = None
+
+
+def plan_run(config: RunConfig) -> RunPlan:
+    """The shards of a configuration, listed and drawn, and the SHA-256 of its weights; writes nothing."""
     check_config(config)
     scenes = list_scene_refs(config.scenes)
     weights = weights_sha256(config)
-    return make_plan(config, scenes, weights), weights
+    listed = make_plan(config, scenes, weights)
+    if config.scenario.mix is None:
+        return RunPlan(shards=listed, weights=weights, scenes=scenes)
+    from pipelines.long_tail.corpus import read_corpus
+    from pipelines.long_tail.mix import draw_mix
+
+    corpus = read_corpus(config, scenes)
+    mix = draw_mix(config.scenario.mix, corpus, config.seed)
+    shards = in_order([*listed, *mixed_shards(config, scenes, mix.clips, weights)])
+    return RunPlan(shards=shards, weights=weights, scenes=scenes, corpus=corpus, mix=mix)
 
 
 def generate(
@@ -58,7 +83,10 @@ def generate(
 
     ``make_worker`` builds a worker from the resolved configuration as YAML, on the machine that holds the model.
     """
-    shards, weights = plan_run(config)
+    plan = plan_run(config)
+    for note in plan.mix.notes if plan.mix else ():
+        log.warning("target not met: %s", note)
+    shards, weights = plan.shards, plan.weights
     layout = RunLayout(Path(config.out).absolute())
     run = open_run(layout, config, shards, weights)
     ledger = Ledger(layout, run={key: run[key] for key in ("run_id", "git_commit", "config_sha256")})

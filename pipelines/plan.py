@@ -10,10 +10,10 @@ import hashlib
 import json
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,10 +34,14 @@ from pipelines.layout import RunLayout
 from pipelines.provenance import git_state, package_versions
 from pipelines.schema import SCHEMA_VERSION
 
+if TYPE_CHECKING:
+    from pipelines.long_tail.mix import MixedClip
+
 # Raise it with every change of the code that changes pixels.
 GENERATOR_VERSION = "1"
 
 PerturbationSampler = Callable[[str, float, np.random.Generator], Perturbation]
+RangedSampler = Callable[[str, float, np.random.Generator, Mapping[str, tuple[float, float]]], Perturbation]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,11 +80,32 @@ def make_plan(
     ``weights_sha`` maps model part to the SHA-256 of its file. ``sample`` draws parameters a perturbation leaves open.
     """
     shards = [
-        _shard(config, scene, _perturbation(entry, scene, seed, sample or _sample), seed, weights_sha)
+        _shard(config, scene, _perturbation(entry, scene, seed, sample or _sample), seed, weights_sha, config.scenario.start_s)
         for scene in scenes
-        for entry in config.scenario.perturbations
+        for entry in config.scenario.listed
         for seed in (config.seed + offset for offset in config.scenario.seeds)
     ]
+    return in_order(shards)
+
+
+def mixed_shards(
+    config: RunConfig, scenes: Sequence[SceneRef], clips: Sequence[MixedClip], weights_sha: dict[str, str],
+    sample: RangedSampler | None = None,
+) -> list[Shard]:  # fmt: skip
+    """The shards of a mix's clips. ``sample`` draws the parameters of a family within its ranges."""
+    by_token = {scene.token: scene for scene in scenes}
+    shards = []
+    for clip in clips:
+        scene, seed, start_s = by_token[clip.window.scene_token], config.seed + clip.repeat, clip.window.start_s
+        key = canonical_json(["mix", clip.family.name, clip.severity, scene.token, start_s, seed])
+        ranges = {name: (low, high) for name, (low, high) in clip.family.ranges.items()}
+        drawn = (sample or _sample_within)(clip.family.name, clip.severity, _generator(key), ranges)
+        shards.append(_shard(config, scene, drawn, seed, weights_sha, start_s))
+    return in_order(shards)
+
+
+def in_order(shards: Sequence[Shard]) -> list[Shard]:
+    """Each shard once, longest first."""
     unique = list({shard.shard_id: shard for shard in shards}.values())
     return sorted(unique, key=lambda shard: -shard.predicted_minutes)
 
@@ -152,10 +177,12 @@ def _refuse_other_run(path: Path, stored: dict[str, Any], wanted: dict[str, Any]
         raise InputError(path, f"this folder holds another run ({difference})", fix)
 
 
-def _shard(config: RunConfig, scene: SceneRef, perturbation: Perturbation, seed: int, weights_sha: dict[str, str]) -> Shard:
+def _shard(
+    config: RunConfig, scene: SceneRef, perturbation: Perturbation, seed: int, weights_sha: dict[str, str], start_s: float
+) -> Shard:
     scenario = config.scenario
     identity = {
-        "scene": scene.token, "scene_row": scene.fingerprint, "start_s": float(scenario.start_s),
+        "scene": scene.token, "scene_row": scene.fingerprint, "start_s": float(start_s),
         "duration_s": float(scenario.duration_s), "fps": float(scenario.fps), "perturbation": perturbation.name,
         "params": {key: float(value) for key, value in perturbation.params.items()}, "severity": float(perturbation.severity),
         "seed": seed, "rollout": asdict(config.rollout), "video": asdict(config.video), "weights": weights_sha,
@@ -164,7 +191,7 @@ def _shard(config: RunConfig, scene: SceneRef, perturbation: Perturbation, seed:
     minutes = round(scenario.duration_s * scenario.fps) * config.execution.seconds_per_frame / 60
     return Shard(
         shard_id=hashlib.sha256(canonical_json(identity)).hexdigest()[:32], scene_name=scene.name, scene_token=scene.token,
-        start_s=float(scenario.start_s), duration_s=float(scenario.duration_s), fps=float(scenario.fps),
+        start_s=float(start_s), duration_s=float(scenario.duration_s), fps=float(scenario.fps),
         perturbation=perturbation, seed=seed, predicted_minutes=minutes,
     )  # fmt: skip
 
@@ -173,12 +200,23 @@ def _perturbation(entry: Any, scene: SceneRef, seed: int, sample: PerturbationSa
     if entry.name == "baseline":
         return Perturbation(name="baseline", params={}, severity=0.0)
     key = canonical_json([entry.name, float(entry.severity), scene.token, seed])
-    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(key).digest()[:8], "little"))
-    drawn = sample(entry.name, float(entry.severity), rng)
+    drawn = sample(entry.name, float(entry.severity), _generator(key))
     if unknown := set(entry.params) - set(drawn.params):
         known = ", ".join(sorted(drawn.params)) or "none"
         raise InputError("scenario.perturbations", f"{entry.name} has no parameter {sorted(unknown)}", f"it has: {known}")
     return Perturbation(name=entry.name, params={**drawn.params, **entry.params}, severity=drawn.severity)
+
+
+def _generator(key: bytes) -> np.random.Generator:
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(key).digest()[:8], "little"))
+
+
+def _sample_within(
+    name: str, severity: float, rng: np.random.Generator, ranges: Mapping[str, tuple[float, float]]
+) -> Perturbation:
+    from pipelines.long_tail.families import draw
+
+    return draw(name, severity, rng, ranges)
 
 
 def _sample(name: str, severity: float, rng: np.random.Generator) -> Perturbation:

@@ -9,7 +9,7 @@ import shapely
 from numpy.typing import NDArray
 
 from dwm.errors import InputError
-from dwm.geometry import rectangles
+from dwm.footprints import rectangles
 from dwm.scenario.agents import finished, joined
 from dwm.scenario.conditions import conditions_of, new_conditions
 from dwm.scenario.continuation import Continued, continue_scene

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dwm.errors import InputError
-from dwm.scenario.build import build_scenario
-from dwm.scenario.perturbations import PERTURBATIONS, sample_perturbation
+from dwm.scenario.build import ScenarioBuilder
+from dwm.scenario.perturbations import FAMILIES, sample_perturbation
 from dwm.scenario.types import Perturbation, Rejection
 from dwm.scenes.nuscenes import list_scenes, read_scene
 from evaluators.protocol import bootstrap_interval
@@ -73,8 +73,9 @@ def scene_cost(dataroot: Path, version: str, name: str, draw: int, duration_s: f
     scene = read_scene(dataroot, version, name)
     marks.append(time.perf_counter())
     outcomes = []
-    for seed, perturbation in enumerate(draws(np.random.default_rng(draw))):
-        found = build_scenario(scene, perturbation, seed, duration_s=duration_s)
+    builder = ScenarioBuilder(scene, draw, duration_s=duration_s)
+    for perturbation in draws(np.random.default_rng(draw)):
+        found = builder.build(perturbation)
         outcomes.append(found.reason if isinstance(found, Rejection) else "accepted")
         marks.append(time.perf_counter())
     seconds = np.diff(marks)
@@ -86,7 +87,7 @@ def scene_cost(dataroot: Path, version: str, name: str, draw: int, duration_s: f
 
 def draws(rng: np.random.Generator) -> list[Perturbation]:
     """Four perturbations; no family comes twice as long as there are others."""
-    names = list(PERTURBATIONS)
+    names = list(FAMILIES)
     order = [int(i) for _ in range(-(-PER_SCENE // len(names))) for i in rng.permutation(len(names))]
     return [sample_perturbation(names[i], float(rng.uniform(*_SEVERITIES)), rng) for i in order[:PER_SCENE]]
 
