@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from dwm.conditioning.relight import given_frame
 from dwm.errors import InputError
 from dwm.rollout.strategies import roll_out
 from dwm.rollout.world_model import WorldModel
-from dwm.scenario.build import build_scenario
+from dwm.scenario.build import ScenarioBuilder
 from dwm.scenario.types import Rejection, Scenario
 from dwm.scenes.clips import read_images
 from dwm.scenes.nuscenes import read_scene, source_notes
@@ -66,15 +67,15 @@ class ShardWorker:
         detector = self.config.evaluate.detector
         self.detector = Detector.load(Path(detector)) if detector else None
         self.gate = _gate_config(self.config.gate)
+        # A plan has the shards of one scene beside each other: they share its log and baseline.
+        self._scenarios = lru_cache(maxsize=1)(self._open)
 
     def run(self, shard: Shard, attempt_dir: Path) -> ShardResult:
         """Generate, encode, score, judge; everything lands below ``attempt_dir``."""
         clock = _Clock()
         with clock.stage("scenario"):
-            scene = read_scene(Path(self.config.scenes.dataroot), self.config.scenes.version, shard.scene_name)
-            scenario = build_scenario(
-                scene, shard.perturbation, shard.seed, duration_s=shard.duration_s, fps=shard.fps, start_s=shard.start_s
-            )
+            builder = self._scenarios(shard.scene_name, shard.seed, shard.duration_s, shard.fps, shard.start_s)
+            scene, scenario = builder.scene, builder.build(shard.perturbation)
         if isinstance(scenario, Rejection):
             detail = f"{scenario.reason}: {scenario.detail}"
             write_table(
@@ -97,6 +98,10 @@ class ShardWorker:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         facts = {"peak_memory_bytes": peak, "denoising_steps": self.config.rollout.steps, "verdict_keep": verdict.keep}
         return ShardResult(n_frames=len(scenario.timestamps_us), timings_s=clock.seconds, facts=facts)
+
+    def _open(self, scene_name: str, seed: int, duration_s: float, fps: float, start_s: float) -> ScenarioBuilder:
+        scene = read_scene(Path(self.config.scenes.dataroot), self.config.scenes.version, scene_name)
+        return ScenarioBuilder(scene, seed, duration_s=duration_s, fps=fps, start_s=start_s)
 
     def _film(
         self,

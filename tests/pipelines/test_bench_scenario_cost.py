@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dwm.errors import InputError
-from dwm.scenario.perturbations import PERTURBATIONS
+from dwm.scenario.perturbations import FAMILIES
 from pipelines.bench.scenario_cost import SceneCost, bench_scenario_cost, draws, table
 from tests.pipelines.tiny_models import VERSION
 
@@ -35,7 +35,7 @@ def test_draws_spread_over_the_families_and_repeat_with_their_seed() -> None:
     for seed in range(5):
         drawn = draws(np.random.default_rng(seed))
         counts = Counter(p.name for p in drawn)
-        assert len(drawn) == 4 and max(counts.values()) - min(counts[name] for name in PERTURBATIONS) <= 1
+        assert len(drawn) == 4 and max(counts.values()) - min(counts[name] for name in FAMILIES) <= 1
         assert drawn == draws(np.random.default_rng(seed))
     assert draws(np.random.default_rng(0)) != draws(np.random.default_rng(1))
 

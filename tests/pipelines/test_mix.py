@@ -8,9 +8,7 @@ import pytest
 
 from dwm.config import load_config
 from dwm.errors import InputError
-from dwm.scenario import perturbations as catalogue
 from dwm.scenario.tags import MISSED, TaggedWindow
-from dwm.scenario.types import Perturbation
 from pipelines.config import FamilyConfig, MixConfig, PerturbationConfig, RunConfig, ScenarioConfig, check_config, config_sha256
 from pipelines.long_tail.corpus import Corpus
 from pipelines.long_tail.families import draw, parameters_of, tags_cleared, tags_set
@@ -19,21 +17,6 @@ from pipelines.plan import SceneRef, make_plan, mixed_shards
 
 WEIGHTS = {"codec": "0" * 64, "world_model": "1" * 64}
 BRAKE = FamilyConfig(name="hard_brake", severity=[0.4, 0.6], ranges={"decel_mps2": [3.0, 5.0]})
-
-
-@pytest.fixture
-def catalogue_with_conditions(monkeypatch):
-    """Families and a sampler as the catalogue will have them, however few it has today."""
-    family = catalogue.PERTURBATIONS["hard_brake"]
-    names = {"night": (), "rain": ("rain_mmph",), "hard_brake": family.parameters}
-    families = {name: dataclasses.replace(family, name=name, parameters=own) for name, own in names.items()}
-
-    def sample(name, severity, rng, ranges=None):
-        drawn = {key: float(rng.uniform(*limits)) for key, limits in sorted((ranges or {}).items())}
-        return Perturbation(name=name, params=drawn, severity=severity)
-
-    monkeypatch.setattr(catalogue, "FAMILIES", families, raising=False)
-    monkeypatch.setattr(catalogue, "sample_perturbation", sample)
 
 
 def window(number: int, *tags: str) -> TaggedWindow:
@@ -94,7 +77,7 @@ def test_an_unreachable_share_is_told_with_its_reason_and_comes_as_near_as_it_ca
     assert len(contrary.notes) == 2 and all("the other shares stand against it" in note for note in contrary.notes)
 
 
-def test_a_family_that_makes_night_counts_as_night_and_not_as_day(catalogue_with_conditions):
+def test_a_family_that_makes_night_counts_as_night_and_not_as_day():
     families = [FamilyConfig(name="baseline", weight=1), FamilyConfig(name="hard_brake+night+rain", weight=1)]
     mix = draw_mix(MixConfig(clips=20, families=families, shares={"night": 0.6, "rain": 0.5}), town(), seed=0)
     assert (planned(mix, "night"), planned(mix, "rain"), planned(mix, "clear"), planned(mix, "day")) == (0.6, 0.5, 0.5, 0.4)
@@ -130,7 +113,7 @@ def _config(**mix) -> RunConfig:
     return RunConfig(scenario=ScenarioConfig(duration_s=5.0, mix=MixConfig(**mix)), seed=3)
 
 
-def test_shards_of_a_mix_start_where_their_stretch_does_and_draw_within_their_ranges(catalogue_with_conditions):
+def test_shards_of_a_mix_start_where_their_stretch_does_and_draw_within_their_ranges():
     config = _config(clips=30, families=[BRAKE, FamilyConfig()])
     late = corpus([dataclasses.replace(w, start_s=2.5, end_s=7.5) for w in town().windows])
     scenes = [SceneRef(name=w.scene_name, token=w.scene_token) for w in late.windows]
@@ -171,7 +154,7 @@ def test_the_identity_of_runs_without_a_mix_is_the_one_from_before_there_were_mi
     assert len({config_sha256(config) for config in mixes}) == 3
 
 
-def test_ranges_name_parameters_with_their_family_where_several_are_joined(catalogue_with_conditions):
+def test_ranges_name_parameters_with_their_family_where_several_are_joined():
     assert parameters_of("hard_brake+rain", "x") == {
         "hard_brake.decel_mps2", "hard_brake.onset_s", "hard_brake.hold_s", "rain.rain_mmph",
     }  # fmt: skip
