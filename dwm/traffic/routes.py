@@ -19,6 +19,7 @@ APPROACH_DECELERATION_MPS2 = 1.2  # how early a driver slows for a curve
 PATH_POINTS = 224  # one point per metre
 CONFLICT_DISTANCE_M = 2.8  # the wide ones need room to turn; lanes side by side are further apart
 FAR_M = 2000.0
+ON_ROAD_M = 0.2
 
 
 @dataclass(slots=True, kw_only=True)
@@ -53,6 +54,7 @@ class RoadNetwork:
         self._yaw = np.concatenate(points)[:, 2] if points else np.zeros(0)
         self._owners = [token for token, lane in graph.lanes.items() for _ in range(len(lane.centerline))]
         self._half_width = np.array([graph.lanes[t].width_m / 2 for t in self._owners])
+        self._widest_half = float(self._half_width.max()) if points else 0.0
         polygons = [shapely.Polygon(c) for c in graph.crossings if len(c) >= 3]
         self._crossing_centre = np.array([(p.centroid.x, p.centroid.y) for p in polygons]).reshape(-1, 2)
         self._crossing_yaw = np.array([_side_yaw(p) for p in polygons])
@@ -60,12 +62,19 @@ class RoadNetwork:
         if self._crossings is not None:
             shapely.prepare(self._crossings)
 
-    def on_road(self, xy_m: Array, margin_m: float = 0.2) -> NDArray[np.bool_]:
+    def on_road(self, xy_m: Array, margin_m: float = ON_ROAD_M) -> NDArray[np.bool_]:
         """Whether points [N, 2] are on a lane."""
         if self._tree is None or len(xy_m) == 0:
             return np.zeros(len(xy_m), dtype=bool)
         distance, index = self._tree.query(xy_m)
         return distance < self._half_width[index] + margin_m
+
+    def road_clearance(self, xy_m: Array) -> tuple[NDArray[np.bool_], Array]:
+        """As ``on_road``, and how far [N] each point can move at least before that changes to True."""
+        if self._tree is None:
+            return np.zeros(len(xy_m), dtype=bool), np.full(len(xy_m), np.inf)
+        distance, index = self._tree.query(xy_m)
+        return distance < self._half_width[index] + ON_ROAD_M, distance - self._widest_half - ON_ROAD_M
 
     def across_yaw(self, xy_m: Array, yaw_rad: Array) -> Array:
         """Heading [N] straight across the road, as near to the given one as can be: along the nearest crossing."""

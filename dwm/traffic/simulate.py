@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dwm.geometry import transform_from_xy_yaw, yaw_from_rotation
 from dwm.scenes.lane_graph import LaneGraph, LanePoint
-from dwm.traffic.obstacles import box_discs, concatenate
+from dwm.traffic.obstacles import Discs, box_discs, concatenate
 from dwm.traffic.pedestrians import Pedestrians
 from dwm.traffic.routes import network_of
 from dwm.traffic.types import AgentSpec, TrafficLog
@@ -46,6 +46,7 @@ class Simulation:
         self._static: list[tuple[float, float, float]] = []
         self._static_active: list[bool] = []
         self._static_sizes: list[tuple[float, float, float]] = []
+        self._parked: Discs | None = None  # discs of what stands, until that changes
 
     def add(self, spec: AgentSpec) -> int:
         """The new agent's slot. Each agent has its own random stream, so that routes do not depend on who else is there."""
@@ -55,6 +56,7 @@ class Simulation:
             self._static.append((spec.x_m, spec.y_m, spec.yaw_rad))
             self._static_sizes.append(spec.size_wlh_m)
             self._static_active.append(True)
+            self._parked = None
         elif spec.behaviour == "pedestrian":
             self._slots.append(("pedestrian", len(self.pedestrians.follows)))
             self.pedestrians.add(spec, own)
@@ -69,6 +71,7 @@ class Simulation:
         kind, index = self._slots[slot]
         if kind == "static":
             self._static_active[index] = False
+            self._parked = None
         elif kind == "pedestrian":
             self.pedestrians.active[index] = False
         else:
@@ -76,12 +79,7 @@ class Simulation:
 
     def step(self, dt_s: float, ego: ExternalEgo | None = None) -> None:
         """Move all agents by ``dt_s`` among each other and an ego driven from outside."""
-        keep = [i for i, active in enumerate(self._static_active) if active]
-        poses = np.array([self._static[i] for i in keep]).reshape(-1, 3)
-        sizes = np.array([self._static_sizes[i] for i in keep]).reshape(-1, 3)
-        alone = np.full(len(keep), -1)
-        parked = box_discs(poses[:, :2], poses[:, 2], sizes, np.zeros(len(keep)), 0.05, alone)
-        vehicles, taken = [self.vehicles.discs(), parked], set[str]()
+        vehicles, taken = [self.vehicles.discs(), self._parked_discs()], set[str]()
         if ego is not None:
             vehicles.append(self._ego_discs(ego))
             if self.network is not None:
@@ -91,6 +89,15 @@ class Simulation:
         self.vehicles.step(dt_s, everyone, taken)
         self.pedestrians.step(dt_s, wheels)
 
+    def _parked_discs(self) -> Discs:
+        if self._parked is None:
+            keep = [i for i, active in enumerate(self._static_active) if active]
+            poses = np.array([self._static[i] for i in keep]).reshape(-1, 3)
+            sizes = np.array([self._static_sizes[i] for i in keep]).reshape(-1, 3)
+            alone = np.full(len(keep), -1)
+            self._parked = box_discs(poses[:, :2], poses[:, 2], sizes, np.zeros(len(keep)), 0.05, alone)
+        return self._parked
+
     def _ego_discs(self, ego: ExternalEgo):
         return box_discs(
             ego.xy_m[None], np.array([ego.yaw_rad]), np.array([EGO_SIZE_WLH_M]), np.array([ego.speed_mps]), 0.3, np.array([-1])
@@ -99,17 +106,15 @@ class Simulation:
     def state(self) -> tuple[Array, Array, Array, NDArray[np.bool_]]:
         """Positions [A, 2], headings [A], speeds [A] and presence [A] of all slots."""
         xy, yaw = self.vehicles.poses()
-        walkers = self.pedestrians
-        out = np.zeros((len(self._slots), 4))
-        present = np.zeros(len(self._slots), dtype=bool)
-        for slot, (kind, i) in enumerate(self._slots):
-            if kind == "static":
-                out[slot], present[slot] = (*self._static[i], 0.0), self._static_active[i]
-            elif kind == "pedestrian":
-                out[slot], present[slot] = (*walkers.xy[i], walkers.yaw[i], walkers.v[i]), walkers.active[i]
-            else:
-                out[slot], present[slot] = (*xy[i], yaw[i], self.vehicles.v[i]), self.vehicles.active[i]
-        return out[:, :2], out[:, 2], out[:, 3], present
+        walkers, count = self.pedestrians, len(self._static)
+        still = np.array(self._static, dtype=np.float64).reshape(-1, 3)
+        positions = np.concatenate([still[:, :2], walkers.xy, xy])
+        headings = np.concatenate([still[:, 2], walkers.yaw, yaw])
+        speeds = np.concatenate([np.zeros(count), walkers.v, self.vehicles.v])
+        present = np.concatenate([np.array(self._static_active, dtype=bool), walkers.active, self.vehicles.active])
+        first = {"static": 0, "pedestrian": count, "vehicle": count + len(walkers.yaw)}
+        order = np.array([first[kind] + index for kind, index in self._slots], dtype=np.int64)
+        return positions[order], headings[order], speeds[order], present[order]
 
 
 def ego_at(ego_to_global: Array, timestamps_us: NDArray[np.int64], index: int) -> ExternalEgo:

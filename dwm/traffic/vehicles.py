@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwm.traffic import idm
-from dwm.traffic.junctions import Request, Reservations
+from dwm.traffic.junctions import Reservations
 from dwm.traffic.obstacles import Blockers, Discs, box_discs, find_blockers
+from dwm.traffic.right_of_way import junction_gaps
 from dwm.traffic.routes import PATH_POINTS, RoadNetwork, Route, SampledPath, straight_path
 from dwm.traffic.types import AgentSpec
 
@@ -20,8 +21,13 @@ RETURN_ACCELERATION_MPS2 = 2.0
 STEERING_PER_M_S = 0.12  # how fast the curvature of the return may change
 JERK_MPS3 = 8.0
 EMERGENCY_JERK_MPS3 = 40.0
-STOP_LINE_M = 1.0
 REBUILD_AT_M = 100.0
+
+
+STATE = (
+    "s", "v", "a", "lateral", "slope", "bend", "desired", "target", "wander", "phase", "travelled", "shift", "shift_start",
+    "shift_length", "settled_s", "wanted",
+)  # fmt: skip
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,7 +52,9 @@ class Vehicles:
         self.paths = np.zeros((0, PATH_POINTS, 4))
         self.size = np.zeros((0, 3))
         self.active = np.zeros(0, dtype=bool)
-        for name in ("s", "v", "a", "lateral", "slope", "bend", "desired", "target", "wander", "phase", "travelled"):
+        self.time_s = 0.0
+        self._poses: tuple[Array, Array] | None = None
+        for name in STATE:
             setattr(self, name, np.zeros(0))
 
     s: Array
@@ -60,6 +68,11 @@ class Vehicles:
     wander: Array
     phase: Array
     travelled: Array
+    shift: Array  # lateral distance of a lane change that began ``shift_start`` metres into the drive,
+    shift_start: Array
+    shift_length: Array  # and ends this much later
+    settled_s: Array  # when the last lane change began
+    wanted: Array  # acceleration that the driver wants, without regard to stop lines
 
     def add(self, spec: AgentSpec, rng: np.random.Generator) -> None:
         """A vehicle joins at its pose, on its lane if it has one near."""
@@ -93,8 +106,10 @@ class Vehicles:
         values = dict(
             s=0.0, v=max(spec.speed_mps, 0.0), a=0.0, lateral=lateral, slope=slope, bend=0.0,
             desired=spec.desired_speed_mps, target=target,
-            wander=wander, phase=driver.rng.choice([0.0, np.pi]), travelled=0.0,
+            wander=wander, phase=driver.rng.choice([0.0, np.pi]), travelled=0.0, shift=0.0, shift_start=0.0, shift_length=1.0,
+            settled_s=-np.inf, wanted=0.0,
         )  # fmt: skip
+        self._poses = None
         for name, value in values.items():
             setattr(self, name, np.append(getattr(self, name), value))
 
@@ -111,12 +126,30 @@ class Vehicles:
 
     def poses(self) -> tuple[Array, Array]:
         """Positions [A, 2] and headings [A]."""
+        if self._poses is None:
+            point, lateral, slope = self.path_points(), *self.offsets()
+            xy = np.empty((len(self.s), 2))
+            xy[:, 0] = point[:, 0] - lateral * np.sin(point[:, 2])
+            xy[:, 1] = point[:, 1] + lateral * np.cos(point[:, 2])
+            self._poses = xy, point[:, 2] + np.arctan(slope)
+        return self._poses
+
+    def path_points(self) -> Array:
+        """x, y, yaw [A, 3] of each path at the vehicle's place."""
         whole = np.clip(self.s.astype(np.int64), 0, PATH_POINTS - 2)
         rows = np.arange(len(self.s))
-        before, after = self.paths[rows, whole, :3], self.paths[rows, whole + 1, :3]
-        x, y, yaw = (before + (self.s - whole)[:, None] * np.nan_to_num(after - before)).T
-        xy = np.stack([x - self.lateral * np.sin(yaw), y + self.lateral * np.cos(yaw)], axis=-1)
-        return xy, yaw + np.arctan(self.slope)
+        before = self.paths[rows, whole, :3]
+        step = self.paths[rows, whole + 1, :3] - before
+        step[np.isnan(step)] = 0.0
+        return before + (self.s - whole)[:, None] * step
+
+    def offsets(self) -> tuple[Array, Array]:
+        """Distance [A] to the left of the path, and its slope: the return to the lane plus a lane change under way."""
+        if not self.shift.any():
+            return self.lateral, self.slope
+        u = np.clip((self.travelled - self.shift_start) / self.shift_length, 0.0, 1.0)
+        left = self.shift * (1 - u**3 * (10 - 15 * u + 6 * u**2))
+        return self.lateral + left, self.slope - self.shift * 30 * (u * (1 - u)) ** 2 / self.shift_length
 
     def discs(self) -> Discs:
         """The vehicles as obstacles to each other."""
@@ -124,23 +157,36 @@ class Vehicles:
         keep = np.flatnonzero(self.active)
         return box_discs(xy[keep], yaw[keep], self.size[keep], self.v[keep], 0.25, keep)
 
-    def step(self, dt_s: float, discs: Discs, taken: set[str]) -> None:
-        """Move by one step among the obstacles ``discs``; ``taken`` are connectors used by an external vehicle."""
+    def step(self, dt_s: float, discs: Discs, taken: set[str], stop_gap_m: Array | None = None) -> None:
+        """Move by one step among the obstacles ``discs``.
+
+        ``taken`` are connectors used by an external vehicle; ``stop_gap_m`` [A] further lines to stop at.
+        """
         if not self.active.any():
             return
-        blockers = find_blockers(self.paths, self.s, self.lateral, self.size[:, 0], self.size[:, 1], discs)
-        wanted = self._wanted_acceleration(blockers, self._stop_gaps(blockers, taken))
-        self._move(dt_s, wanted)
+        blockers = self.blockers(discs)
+        gaps = junction_gaps(self, blockers, taken)
+        self._move(dt_s, self._wanted_acceleration(blockers, gaps if stop_gap_m is None else np.minimum(gaps, stop_gap_m)))
         self._housekeeping()
+        self.time_s += dt_s
+
+    def blockers(self, discs: Discs) -> Blockers:
+        """Who is in the corridor of each vehicle; in a lane change it spans both lanes."""
+        lateral, _ = self.offsets()
+        toward = self.lateral if self.shift.any() else None
+        width, length = self.size[:, 0], self.size[:, 1]
+        return find_blockers(self.paths, self.s, lateral, width, length, discs, np.flatnonzero(self.active), toward)
 
     def _wanted_acceleration(self, blockers: Blockers, stop_gap_m: Array) -> Array:
         rows = np.arange(len(self.s))
         limit = self.paths[rows, np.clip(self.s.astype(np.int64) + 1, 0, PATH_POINTS - 1), 3]
-        strongest = idm.interaction(self.v, 0.0, stop_gap_m)
+        strongest = np.zeros(len(self.s))
         if len(blockers.vehicle):
             pull = idm.interaction(self.v[blockers.vehicle], blockers.speed_mps, blockers.gap_m)
             np.minimum.at(strongest, blockers.vehicle, pull)
-        wanted = idm.free_acceleration(self.v, np.minimum(self.desired, limit)) + strongest
+        free = idm.free_acceleration(self.v, np.minimum(self.desired, limit))
+        self.wanted = free + strongest
+        wanted = free + np.minimum(strongest, idm.interaction(self.v, 0.0, stop_gap_m))
         return np.maximum(wanted, -idm.IDM.hardest_braking_mps2)
 
     def _move(self, dt_s: float, wanted: Array) -> None:
@@ -159,82 +205,8 @@ class Vehicles:
         self.bend = np.clip(bend, self.bend - STEERING_PER_M_S * dt_s, self.bend + STEERING_PER_M_S * dt_s)
         self.slope = self.slope + self.bend * distance
         self.lateral = self.lateral + self.slope * distance
-
-    def _stop_gaps(self, blockers: Blockers, taken: set[str]) -> Array:
-        """Gap [A] to the line where each vehicle must stop: at a junction it may not enter yet, or at the end of the road."""
-        gaps = np.full(len(self.s), np.inf)
-        self._give_way(taken)
-        asked = {int(i): self._next_entry(int(i)) for i in np.flatnonzero(self.active)}
-        entries: dict[int, tuple[str, float, float]] = {}
-        requests: list[Request] = []
-        for i in np.flatnonzero(self.active):
-            driver, half = self.drivers[i], self.size[i, 1] / 2
-            if driver.spec.stops_at_end:
-                gaps[i] = driver.end_m - self.s[i] - half
-            entry = asked[int(i)]
-            if entry is None:
-                continue
-            distance = entry[1] - self.s[i] - half
-            if distance < self.v[i] ** 2 / 3.0 + 8.0:
-                entries[int(i)] = (entry[0], entry[2], distance)
-                if self._queues(int(i), entry[1], blockers, asked):
-                    continue
-                hurried = self.v[i] ** 2 / (2 * max(distance, 0.1)) > 5.0
-                requests.append(
-                    Request(
-                        vehicle=int(i),
-                        connector=entry[0],
-                        must_go=bool(hurried),
-                        exit_free=self._exit_free(int(i), entry, blockers),
-                    )
-                )
-        granted = self.reservations.decide(requests, taken)
-        for i, (token, end, distance) in entries.items():
-            if i in granted:
-                self.drivers[i].held.append((token, end))
-            else:
-                gaps[i] = min(gaps[i], distance + STOP_LINE_M)
-        return gaps
-
-    def _give_way(self, taken: set[str]) -> None:
-        """Return reservations that an external vehicle crosses, where the vehicle can still stop without haste."""
-        for i in np.flatnonzero(self.active) if taken else ():
-            driver = self.drivers[i]
-            entries = {token: start for token, start, _ in driver.connectors}
-            for token, end in list(driver.held):
-                distance = entries.get(token, -np.inf) - self.s[i] - self.size[i, 1] / 2
-                if (
-                    self.reservations.conflicts.get(token, frozenset()) & taken
-                    and distance > self.v[i] ** 2 / 7.0 + 0.2 * self.v[i]
-                ):
-                    self.reservations.release(int(i), token)
-                    driver.held.remove((token, end))
-
-    def _next_entry(self, index: int) -> tuple[str, float, float] | None:
-        driver = self.drivers[index]
-        held = {token for token, _ in driver.held}
-        for token, start, end in driver.connectors:
-            if start > self.s[index] - 0.5 and token not in held and self.reservations.conflicts.get(token):
-                return token, start, end
-        return None
-
-    def _queues(
-        self, index: int, start_m: float, blockers: Blockers, asked: dict[int, tuple[str, float, float] | None]
-    ) -> bool:
-        """Whether someone ahead in the same lane still waits for the junction: who cannot enter must not reserve."""
-        ahead = blockers.owner[(blockers.vehicle == index) & (blockers.along_m + self.s[index] < start_m - 1.0)]
-        return any(
-            j >= 0 and (entry := asked.get(int(j))) is not None and entry[1] - self.s[j] < start_m - self.s[index]
-            for j in set(ahead)
-        )
-
-    def _exit_free(self, index: int, entry: tuple[str, float, float], blockers: Blockers) -> bool:
-        """Whether no one stands where this vehicle would have to wait behind the junction."""
-        _, start, end = entry
-        mine = blockers.vehicle == index
-        along = self.s[index] + blockers.along_m[mine]
-        stands = (blockers.speed_mps[mine] < 1.0) & (along > start) & (along < end + self.size[index, 1] + 3.0)
-        return not bool(stands.any())
+        self.shift[self.travelled >= self.shift_start + self.shift_length] = 0.0
+        self._poses = None
 
     def _housekeeping(self) -> None:
         for i in np.flatnonzero(self.active):
@@ -267,10 +239,16 @@ class Vehicles:
             path = self.network.sample(route)
         driver.connectors, driver.end_m = path.connectors, path.end_m
         driver.held = [(token, end - moved) for token, end in driver.held]
-        self.paths[index] = path.points
-        turns = np.round((self.paths[index, 0, 2] - path.points[0, 2]) / (2 * np.pi))
-        self.paths[index, :, 2] += turns * 2 * np.pi
+        self.set_path(index, path)
         self.s[index] -= moved
+
+    def set_path(self, index: int, path: SampledPath) -> None:
+        """Follow another path from now on; its heading is unwrapped next to the present one."""
+        points = path.points.copy()
+        here = self.paths[index, min(int(self.s[index]), PATH_POINTS - 1), 2]
+        points[:, 2] += np.round((np.nan_to_num(here) - points[0, 2]) / (2 * np.pi)) * 2 * np.pi
+        self.paths[index] = points
+        self._poses = None
 
 
 def _relative(spec: AgentSpec, path: SampledPath) -> tuple[float, float]:
