@@ -110,7 +110,7 @@ class Pedestrians:
         if not self.active.any():
             return
         goal = self._goal_headings(dt_s)
-        probe = self.xy + PROBE_M * np.stack([np.cos(self.yaw), np.sin(self.yaw)], axis=-1)
+        probe = self.ahead()
         road_now, road_ahead = self._roads(probe)
         self.crossing &= road_now | road_ahead
         entering = road_ahead & ~road_now & ~self.crossing
@@ -134,6 +134,10 @@ class Pedestrians:
         limit = np.where(stop | (speed < 0.5 * self.v), 4.0, ACCELERATION_MPS2) * dt_s
         self.v = np.where(self.active, self.v + np.clip(speed - self.v, -limit, limit), 0.0)
         self.xy = self.xy + (self.v * dt_s)[:, None] * np.stack([np.cos(self.yaw), np.sin(self.yaw)], axis=-1)
+
+    def ahead(self) -> Array:
+        """The next step [A, 2] of everyone."""
+        return self.xy + PROBE_M * np.stack([np.cos(self.yaw), np.sin(self.yaw)], axis=-1)
 
     def _free(self) -> NDArray[np.bool_]:
         return np.array([f is None for f in self.follows], dtype=bool)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from dwm.geometry import wrap_angle
-from dwm.scenes.lane_graph import LaneGraph
+from dwm.scenes.lane_graph import Lane, LaneGraph
 
 Array = NDArray[np.float64]
 LATERAL_ACCELERATION_MPS2 = 2.0
@@ -37,6 +37,7 @@ class SampledPath:
     points: Array  # [PATH_POINTS, 4] x, y, yaw (unwrapped), speed limit
     end_m: float  # inf when the route goes on beyond the samples
     connectors: list[tuple[str, float, float]]  # token, start, end along the path
+    crossings: list[tuple[int, float, float]]  # index of the pedestrian crossing, start, end along the path
 
 
 class RoadNetwork:
@@ -59,6 +60,8 @@ class RoadNetwork:
         self._crossing_centre = np.array([(p.centroid.x, p.centroid.y) for p in polygons]).reshape(-1, 2)
         self._crossing_yaw = np.array([_side_yaw(p) for p in polygons])
         self._crossings = shapely.unary_union(polygons).buffer(0.3) if polygons else None
+        self._crossing_tree = shapely.STRtree([polygon.buffer(0.3) for polygon in polygons])
+        self.crossing_spans = self._spans(np.concatenate(points)[:, :2] if points else np.zeros((0, 2)))
         if self._crossings is not None:
             shapely.prepare(self._crossings)
 
@@ -94,6 +97,38 @@ class RoadNetwork:
             return np.zeros(len(xy_m), dtype=bool)
         return shapely.contains_xy(self._crossings, xy_m[:, 0], xy_m[:, 1])
 
+    def crossing_of(self, xy_m: Array) -> NDArray[np.int64]:
+        """Index [N] of the pedestrian crossing that each point [N, 2] is on, or -1."""
+        found = np.full(len(xy_m), -1)
+        point, crossing = self._crossing_tree.query(shapely.points(xy_m), predicate="intersects")
+        found[point] = crossing
+        return found
+
+    def _spans(self, xy_m: Array) -> dict[str, list[tuple[int, float, float]]]:
+        """Which pedestrian crossings each lane passes, from where to where along it."""
+        spans: dict[tuple[str, int], tuple[float, float]] = {}
+        if len(self._crossing_tree) == 0 or len(xy_m) == 0:
+            return {}
+        arc = np.concatenate([lane.arc_m for lane in self.graph.lanes.values()])
+        point, crossing = self._crossing_tree.query(shapely.points(xy_m), predicate="intersects")
+        for i, which in zip(point, crossing, strict=True):
+            low, high = spans.get((self._owners[i], int(which)), (np.inf, -np.inf))
+            spans[self._owners[i], int(which)] = (min(low, float(arc[i])), max(high, float(arc[i])))
+        found: dict[str, list[tuple[int, float, float]]] = {}
+        for (token, which), (low, high) in spans.items():
+            found.setdefault(token, []).append((which, low, high))
+        return found
+
+    def lane_at(self, route: Route, s_m: float) -> tuple[Lane, float]:
+        """The lane of a route at a distance along its path, and the distance along that lane."""
+        left = route.offset_m + s_m
+        for token in route.lanes[:-1]:
+            lane = self.graph.lanes[token]
+            if left < lane.length_m:
+                return lane, left
+            left -= lane.length_m
+        return self.graph.lanes[route.lanes[-1]], left
+
     def connectors_at(self, x_m: float, y_m: float, yaw_rad: float) -> set[str]:
         """Connectors that a pose could be driving on."""
         if self._tree is None:
@@ -117,12 +152,13 @@ class RoadNetwork:
 
     def sample(self, route: Route) -> SampledPath:
         """The route at one point per metre."""
-        pieces, connectors, start = [], [], -route.offset_m
+        pieces, connectors, crossings, start = [], [], [], -route.offset_m
         for token in route.lanes:
             lane = self.graph.lanes[token]
             pieces.append(np.column_stack([lane.arc_m + start, lane.centerline, self.speed_limits[token]]))
             if lane.is_connector:
                 connectors.append((token, start, start + lane.length_m))
+            crossings += [(which, start + low, start + high) for which, low, high in self.crossing_spans.get(token, ())]
             start += lane.length_m
         table = np.concatenate(pieces)
         table[:, 3] = np.unwrap(table[:, 3])
@@ -132,7 +168,7 @@ class RoadNetwork:
         if ends:
             points[grid > start + 1.0, :2] = np.nan
         points[:, 3] = _slow_early(points[:, 3])
-        return SampledPath(points=points, end_m=start if ends else np.inf, connectors=connectors)
+        return SampledPath(points=points, end_m=start if ends else np.inf, connectors=connectors, crossings=crossings)
 
 
 @lru_cache(maxsize=4)
@@ -148,7 +184,7 @@ def straight_path(x_m: float, y_m: float, yaw_rad: float) -> SampledPath:
         [x_m + grid * np.cos(yaw_rad), y_m + grid * np.sin(yaw_rad), np.full_like(grid, yaw_rad), np.full_like(grid, 99.0)],
         axis=-1,
     )
-    return SampledPath(points=points, end_m=np.inf, connectors=[])
+    return SampledPath(points=points, end_m=np.inf, connectors=[], crossings=[])
 
 
 def _side_yaw(polygon: shapely.Polygon) -> float:

@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 
 from dwm.geometry import transform_from_xy_yaw, yaw_from_rotation
 from dwm.scenes.lane_graph import LaneGraph, LanePoint
+from dwm.traffic.crossings import crossing_gaps
+from dwm.traffic.lane_changes import LaneChanges
 from dwm.traffic.obstacles import Discs, box_discs, concatenate
 from dwm.traffic.pedestrians import Pedestrians
 from dwm.traffic.routes import network_of
-from dwm.traffic.types import AgentSpec, TrafficLog
+from dwm.traffic.types import AgentSpec, Rules, TrafficLog
 from dwm.traffic.vehicles import Vehicles
 
 Array = NDArray[np.float64]
@@ -36,11 +38,15 @@ class ExternalEgo:
 class Simulation:
     """Agents on a lane graph; ``step`` moves all, ``add`` and ``remove`` work at any time. Slots keep the order of ``add``."""
 
-    def __init__(self, graph: LaneGraph | None, rng: np.random.Generator, walkways: Sequence[Array] = ()) -> None:
+    def __init__(
+        self, graph: LaneGraph | None, rng: np.random.Generator, walkways: Sequence[Array] = (), rules: Rules | None = None
+    ) -> None:
         self.network = network_of(graph) if graph is not None and graph.lanes else None
         self.rng = rng
         self.vehicles = Vehicles(self.network)
         self.pedestrians = Pedestrians(self.network, walkways)
+        self.rules = rules or Rules()
+        self.lane_changes = LaneChanges(self.vehicles)
         self.specs: list[AgentSpec] = []
         self._slots: list[tuple[str, int]] = []
         self._static: list[tuple[float, float, float]] = []
@@ -86,7 +92,10 @@ class Simulation:
                 taken = set().union(*(self.network.connectors_at(*pose) for pose in ego.ahead))
         wheels = concatenate(vehicles)
         everyone = concatenate([wheels, self.pedestrians.discs()])
-        self.vehicles.step(dt_s, everyone, taken)
+        if self.rules.lane_changes:
+            self.lane_changes.step(everyone)
+        stops = crossing_gaps(self.vehicles, self.pedestrians) if self.rules.stop_at_crossings else None
+        self.vehicles.step(dt_s, everyone, taken, stops)
         self.pedestrians.step(dt_s, wheels)
 
     def _parked_discs(self) -> Discs:
@@ -137,13 +146,14 @@ def simulate(
     rng: np.random.Generator,
     external_ego: Array | None = None,
     walkways: Sequence[Array] = (),
+    rules: Rules | None = None,
 ) -> TrafficLog:
     """All agents at the given times [T]; the first is their initial state.
 
     ``external_ego`` [T, 4, 4] are poses (rear axle) of a car of EGO_SIZE_WLH_M that drives its own path and that others
     react to. ``walkways`` are polylines [K, 2] that pedestrians near them follow, crossings included.
     """
-    simulation = Simulation(graph, rng, walkways)
+    simulation = Simulation(graph, rng, walkways, rules)
     for spec in specs:
         simulation.add(spec)
     states = []

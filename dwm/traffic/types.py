@@ -30,6 +30,14 @@ class AgentSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What drivers do besides following, giving way and braking for whoever is in their way."""
+
+    lane_changes: bool = False
+    stop_at_crossings: bool = False  # before the crossing, also for pedestrians who wait to step onto it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrafficLog:
     """Agents over time. A agents, T frames; values where ``present`` is False repeat the last known ones."""
 

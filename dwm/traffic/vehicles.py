@@ -40,6 +40,8 @@ class Driver:
     rng: np.random.Generator
     end_m: float
     held: list[tuple[str, float]] = field(default_factory=list)  # connector, where along the path it is left
+    crossings: list[tuple[int, float, float]] = field(default_factory=list)  # which, where along the path it starts and ends
+    changes: int = 0  # of lane
 
 
 class Vehicles:
@@ -53,6 +55,7 @@ class Vehicles:
         self.size = np.zeros((0, 3))
         self.active = np.zeros(0, dtype=bool)
         self.time_s = 0.0
+        self.seen: Blockers | None = None  # of the last step
         self._poses: tuple[Array, Array] | None = None
         for name in STATE:
             setattr(self, name, np.zeros(0))
@@ -89,7 +92,8 @@ class Vehicles:
             self.network.extend(route, PATH_POINTS + 5.0, rng, spec.stops_at_end)
             path = self.network.sample(route)
             driver = Driver(spec=spec, route=route, connectors=path.connectors, rng=rng, end_m=path.end_m)
-            lateral, slope = _relative(spec, path)
+            driver.crossings = path.crossings
+            lateral, slope = _relative(spec.x_m, spec.y_m, spec.yaw_rad, path)
             target = _lane_position(spec, lane.width_m)
             wander = max(0.0, min(0.15, (lane.width_m - spec.size_wlh_m[0]) * 0.1))
         self._append(driver, path, spec, lateral, slope, target, wander)
@@ -152,9 +156,17 @@ class Vehicles:
         return self.lateral + left, self.slope - self.shift * 30 * (u * (1 - u)) ** 2 / self.shift_length
 
     def discs(self) -> Discs:
-        """The vehicles as obstacles to each other."""
+        """The vehicles as obstacles to each other; one that changes lanes counts in both."""
         xy, yaw = self.poses()
         keep = np.flatnonzero(self.active)
+        if self.shift.any():
+            moving = np.flatnonzero(self.active & (self.shift != 0.0))
+            point = self.path_points()[moving]
+            side = np.stack([-np.sin(point[:, 2]), np.cos(point[:, 2])], axis=-1)
+            xy = np.concatenate([xy[keep], point[:, :2] + self.lateral[moving, None] * side])
+            yaw = np.concatenate([yaw[keep], point[:, 2]])
+            keep = np.concatenate([keep, moving])
+            return box_discs(xy, yaw, self.size[keep], self.v[keep], 0.25, keep)
         return box_discs(xy[keep], yaw[keep], self.size[keep], self.v[keep], 0.25, keep)
 
     def step(self, dt_s: float, discs: Discs, taken: set[str], stop_gap_m: Array | None = None) -> None:
@@ -164,7 +176,7 @@ class Vehicles:
         """
         if not self.active.any():
             return
-        blockers = self.blockers(discs)
+        self.seen = blockers = self.blockers(discs)
         gaps = junction_gaps(self, blockers, taken)
         self._move(dt_s, self._wanted_acceleration(blockers, gaps if stop_gap_m is None else np.minimum(gaps, stop_gap_m)))
         self._housekeeping()
@@ -237,10 +249,23 @@ class Vehicles:
                 route.offset_m -= lanes[route.lanes.pop(0)].length_m
             self.network.extend(route, PATH_POINTS + 5.0, driver.rng, driver.spec.stops_at_end)
             path = self.network.sample(route)
-        driver.connectors, driver.end_m = path.connectors, path.end_m
+        driver.connectors, driver.crossings, driver.end_m = path.connectors, path.crossings, path.end_m
         driver.held = [(token, end - moved) for token, end in driver.held]
         self.set_path(index, path)
         self.s[index] -= moved
+
+    def change_route(self, index: int, route: Route, length_m: float) -> None:
+        """Move over to a route beside the present one within ``length_m`` of road; lateral position and heading are kept."""
+        assert self.network is not None
+        driver, (xy, yaw) = self.drivers[index], (values[index] for values in self.poses())
+        self.network.extend(route, PATH_POINTS + 5.0, driver.rng, driver.spec.stops_at_end)
+        path = self.network.sample(route)
+        lateral, self.slope[index] = _relative(float(xy[0]), float(xy[1]), float(yaw), path)
+        driver.route, driver.connectors, driver.crossings, driver.end_m = route, path.connectors, path.crossings, path.end_m
+        self.set_path(index, path)
+        self.s[index] = 0.0
+        self.shift[index], self.shift_length[index] = lateral - self.lateral[index], length_m
+        self.shift_start[index], self.settled_s[index] = self.travelled[index], self.time_s
 
     def set_path(self, index: int, path: SampledPath) -> None:
         """Follow another path from now on; its heading is unwrapped next to the present one."""
@@ -251,11 +276,11 @@ class Vehicles:
         self._poses = None
 
 
-def _relative(spec: AgentSpec, path: SampledPath) -> tuple[float, float]:
+def _relative(x_m: float, y_m: float, yaw_rad: float, path: SampledPath) -> tuple[float, float]:
     """Lateral offset [m] and slope of a pose relative to the start of a path."""
     x, y, yaw = path.points[0, :3]
-    error = float(np.clip((spec.yaw_rad - yaw + np.pi) % (2 * np.pi) - np.pi, -1.2, 1.2))
-    lateral = -(spec.x_m - x) * np.sin(yaw) + (spec.y_m - y) * np.cos(yaw)
+    error = float(np.clip((yaw_rad - yaw + np.pi) % (2 * np.pi) - np.pi, -1.2, 1.2))
+    lateral = -(x_m - x) * np.sin(yaw) + (y_m - y) * np.cos(yaw)
     return float(lateral), float(np.tan(error))
 
 
