@@ -35,6 +35,15 @@ class Blockers:
     along_m: Array  # distance of the disc's near edge from the vehicle's centre, along its path
     speed_mps: Array  # of the disc along the path, not negative
     owner: NDArray[np.int64]  # vehicle index of the disc, or -1
+    turn_rad: Array  # between the heading of the disc and that of the path, 0 to pi
+    disc: NDArray[np.int64]  # which disc
+
+    def keep(self, which: NDArray[np.bool_]) -> Blockers:
+        """The pairs of a mask [P]."""
+        return Blockers(
+            vehicle=self.vehicle[which], gap_m=self.gap_m[which], along_m=self.along_m[which], speed_mps=self.speed_mps[which],
+            owner=self.owner[which], turn_rad=self.turn_rad[which], disc=self.disc[which],
+        )  # fmt: skip
 
 
 def box_discs(xy_m: Array, yaw_rad: Array, size_wlh_m: Array, speed_mps: Array, margin_m: float, owner: NDArray) -> Discs:
@@ -78,7 +87,8 @@ def find_blockers(
     near = _inside_window(ahead, discs.xy_m) & (discs.owner != rows[:, None])
     one, disc = np.nonzero(near)
     if len(one) == 0:
-        return Blockers(vehicle=one, gap_m=np.zeros(0), along_m=np.zeros(0), speed_mps=np.zeros(0), owner=one)
+        none = np.zeros(0)
+        return Blockers(vehicle=one, gap_m=none, along_m=none, speed_mps=none, owner=one, turn_rad=none, disc=disc)
     # 32-bit halves the cost of the one large table.
     origin = ahead[:, 0, :2]
     local = (ahead[..., :2] - origin[:, None]).astype(np.float32)
@@ -109,7 +119,7 @@ def find_blockers(
     vehicle, disc, along, turn = vehicle[inside], disc[inside], along[inside], turn[inside]
     edge = along - discs.radius_m[disc]
     return Blockers(
-        vehicle=vehicle, gap_m=edge - half[inside], along_m=edge, owner=discs.owner[disc],
+        vehicle=vehicle, gap_m=edge - half[inside], along_m=edge, owner=discs.owner[disc], turn_rad=turn, disc=disc,
         speed_mps=np.maximum(discs.speed_mps[disc] * np.cos(turn), 0.0),
     )  # fmt: skip
 

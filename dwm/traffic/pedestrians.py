@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dwm.geometry import wrap_angle
 from dwm.traffic.obstacles import Discs
-from dwm.traffic.routes import RoadNetwork
 from dwm.traffic.types import AgentSpec
 
 Array = NDArray[np.float64]
@@ -19,6 +19,15 @@ ACCELERATION_MPS2 = 1.2
 PATIENCE_S = 6.0
 JOIN_DISTANCE_M = 2.5
 RADIUS_M = 0.4
+
+
+class Streets(Protocol):
+    """What pedestrians need to know about the road: a lane graph's network or a drivable field."""
+
+    def on_road(self, xy_m: Array) -> NDArray[np.bool_]: ...
+    def road_clearance(self, xy_m: Array) -> tuple[NDArray[np.bool_], Array]: ...
+    def on_crossing(self, xy_m: Array) -> NDArray[np.bool_]: ...
+    def across_yaw(self, xy_m: Array, yaw_rad: Array) -> Array: ...
 
 
 class Walkway:
@@ -49,7 +58,7 @@ class Walkway:
 class Pedestrians:
     """All pedestrians; arrays [A] in the order of ``add``."""
 
-    def __init__(self, network: RoadNetwork | None, walkways: Sequence[Array] = ()) -> None:
+    def __init__(self, network: Streets | None, walkways: Sequence[Array] = ()) -> None:
         self.network = network
         self.walkways = [Walkway(np.asarray(w, dtype=np.float64)) for w in walkways if len(w) >= 2]
         self.xy = np.zeros((0, 2))

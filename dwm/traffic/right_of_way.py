@@ -28,7 +28,7 @@ def junction_gaps(vehicles: Vehicles, blockers: Blockers, taken: set[str]) -> Ar
     requests: list[Request] = []
     for i in active:
         driver, half = vehicles.drivers[i], vehicles.size[i, 1] / 2
-        if driver.spec.stops_at_end:
+        if driver.stops:
             gaps[i] = driver.end_m - vehicles.s[i] - half
         entry, v = asked[i], vehicles.v[i]
         if entry is None:
@@ -74,9 +74,7 @@ def _queues(vehicles: Vehicles, index: int, start_m: float, blockers: Blockers, 
     """Whether someone ahead in the same lane still waits for the junction: who cannot enter must not reserve."""
     s = vehicles.s
     ahead = blockers.owner[(blockers.vehicle == index) & (blockers.along_m + s[index] < start_m - 1.0)]
-    return any(
-        j >= 0 and (entry := asked.get(int(j))) is not None and entry[1] - s[j] < start_m - s[index] for j in set(ahead)
-    )
+    return any(j >= 0 and (entry := asked.get(int(j))) is not None and entry[1] - s[j] < start_m - s[index] for j in set(ahead))
 
 
 def _exit_free(vehicles: Vehicles, index: int, entry: Entry, blockers: Blockers) -> bool:

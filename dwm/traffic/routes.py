@@ -203,6 +203,12 @@ def _speed_profile(centerline: Array, limit_mps: float) -> Array:
     return np.clip(np.sqrt(LATERAL_ACCELERATION_MPS2 / np.maximum(smooth, 1e-4)), 2.0, limit_mps)
 
 
+def bend_speeds(yaw_rad: Array) -> Array:
+    """Speed limits [P] for the bends of a path of one heading per metre; NaN headings limit nothing."""
+    bend = np.abs(np.nan_to_num(np.diff(yaw_rad, append=yaw_rad[-1:])))
+    return _slow_early(np.clip(np.sqrt(LATERAL_ACCELERATION_MPS2 / np.maximum(bend, 1e-4)), 2.0, 99.0))
+
+
 def _slow_early(speed_mps: Array) -> Array:
     """The fastest profile [P] below the given one that brakes gently towards each slow point."""
     squared = speed_mps**2 + 2 * APPROACH_DECELERATION_MPS2 * np.arange(len(speed_mps))

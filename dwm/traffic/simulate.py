@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from dwm.geometry import transform_from_xy_yaw, yaw_from_rotation
 from dwm.scenes.lane_graph import LaneGraph, LanePoint
 from dwm.traffic.crossings import crossing_gaps
+from dwm.traffic.drivable import DrivableField
 from dwm.traffic.lane_changes import LaneChanges
 from dwm.traffic.obstacles import Discs, box_discs, concatenate
 from dwm.traffic.pedestrians import Pedestrians
@@ -39,13 +40,14 @@ class Simulation:
     """Agents on a lane graph; ``step`` moves all, ``add`` and ``remove`` work at any time. Slots keep the order of ``add``."""
 
     def __init__(
-        self, graph: LaneGraph | None, rng: np.random.Generator, walkways: Sequence[Array] = (), rules: Rules | None = None
-    ) -> None:
+        self, graph: LaneGraph | None, rng: np.random.Generator, walkways: Sequence[Array] = (), rules: Rules | None = None,
+        field: DrivableField | None = None,
+    ) -> None:  # fmt: skip
         self.network = network_of(graph) if graph is not None and graph.lanes else None
         self.rng = rng
-        self.vehicles = Vehicles(self.network)
-        self.pedestrians = Pedestrians(self.network, walkways)
-        self.rules = rules or Rules()
+        self.vehicles = Vehicles(self.network, field)
+        self.pedestrians = Pedestrians(self.network or field, walkways)
+        self.rules, self.field = rules or Rules(), field
         self.lane_changes = LaneChanges(self.vehicles)
         self.specs: list[AgentSpec] = []
         self._slots: list[tuple[str, int]] = []
@@ -104,6 +106,10 @@ class Simulation:
             poses = np.array([self._static[i] for i in keep]).reshape(-1, 3)
             sizes = np.array([self._static_sizes[i] for i in keep]).reshape(-1, 3)
             alone = np.full(len(keep), -1)
+            if self.field is not None and self.vehicles.obstacles is None and len(keep):
+                # Once: what leaves later is out of sight.
+                around = self.vehicles.poses()[0][0] if len(self.vehicles.s) else poses[0, :2]
+                self.vehicles.obstacles = self.field.obstacles(poses[:, :2], poses[:, 2], sizes, around)
             self._parked = box_discs(poses[:, :2], poses[:, 2], sizes, np.zeros(len(keep)), 0.05, alone)
         return self._parked
 

@@ -27,6 +27,8 @@ class AgentSpec:
     behaviour: Behaviour
     desired_speed_mps: float
     stops_at_end: bool = False  # where the lane graph ends: stop instead of vanishing
+    clearance_m: float = 0.0  # from the edge of the road, kept where no lanes are known; 0: that of the first pose
+    edge_side: float = 1.0  # which side that edge is on: 1 right, -1 left
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

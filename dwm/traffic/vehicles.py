@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwm.traffic import idm
+from dwm.traffic.drivable import DrivableField, Habits, Obstacles
 from dwm.traffic.junctions import Reservations
-from dwm.traffic.obstacles import Blockers, Discs, box_discs, find_blockers
+from dwm.traffic.obstacles import Blockers, Discs, box_discs, concatenate, find_blockers
 from dwm.traffic.right_of_way import junction_gaps
-from dwm.traffic.routes import PATH_POINTS, RoadNetwork, Route, SampledPath, straight_path
+from dwm.traffic.routes import PATH_POINTS, RoadNetwork, Route, SampledPath, bend_speeds, straight_path
 from dwm.traffic.types import AgentSpec
 
 Array = NDArray[np.float64]
@@ -22,6 +23,9 @@ STEERING_PER_M_S = 0.12  # how fast the curvature of the return may change
 JERK_MPS3 = 8.0
 EMERGENCY_JERK_MPS3 = 40.0
 REBUILD_AT_M = 100.0
+PLAN_AHEAD_M, PLAN_M = 75.0, 45
+SOON_S = (1.0, 2.2)
+CROSSING_RAD = 1.1  # as far from a right angle paths may meet to cross
 
 
 STATE = (
@@ -42,13 +46,18 @@ class Driver:
     held: list[tuple[str, float]] = field(default_factory=list)  # connector, where along the path it is left
     crossings: list[tuple[int, float, float]] = field(default_factory=list)  # which, where along the path it starts and ends
     changes: int = 0  # of lane
+    stops: bool = False  # where its path ends, instead of vanishing
+    planned_m: float = np.inf  # how far its path is known; finite for one that follows the edge of the road
+    bend_per_m: float = 0.0  # curvature at the end of a planned path
+    clearance_m: float = 0.0  # distance that it keeps from the edge of the road
 
 
 class Vehicles:
     """All moving vehicles. Arrays [A] share the order of ``drivers``; vehicles that left stay as ``active`` False."""
 
-    def __init__(self, network: RoadNetwork | None) -> None:
-        self.network = network
+    def __init__(self, network: RoadNetwork | None, field: DrivableField | None = None) -> None:
+        self.network, self.field = network, field
+        self.obstacles: Obstacles | None = None  # what stands, for those who follow the edge of the road
         self.reservations = Reservations(network.conflicts if network else {})
         self.drivers: list[Driver] = []
         self.paths = np.zeros((0, PATH_POINTS, 4))
@@ -78,13 +87,14 @@ class Vehicles:
     wanted: Array  # acceleration that the driver wants, without regard to stop lines
 
     def add(self, spec: AgentSpec, rng: np.random.Generator) -> None:
-        """A vehicle joins at its pose, on its lane if it has one near."""
+        """A vehicle joins at its pose: on its lane if it has one near, else along the road's edge, else straight on."""
         point = None
         if spec.behaviour == "lane" and self.network is not None:
             point = self.network.graph.nearest(spec.x_m, spec.y_m, spec.yaw_rad)
         if point is None:
             driver = Driver(spec=spec, route=None, connectors=[], rng=rng, end_m=np.inf)
             path, lateral, slope, target, wander = straight_path(spec.x_m, spec.y_m, spec.yaw_rad), 0.0, 0.0, 0.0, 0.0
+            self._start_planning(driver, spec, path)
         else:
             assert self.network is not None
             lane = self.network.graph.lanes[point.lane]
@@ -92,12 +102,21 @@ class Vehicles:
             self.network.extend(route, PATH_POINTS + 5.0, rng, spec.stops_at_end)
             path = self.network.sample(route)
             driver = Driver(spec=spec, route=route, connectors=path.connectors, rng=rng, end_m=path.end_m)
-            driver.crossings = path.crossings
+            driver.crossings, driver.stops = path.crossings, spec.stops_at_end
             lateral, slope = _relative(spec.x_m, spec.y_m, spec.yaw_rad, path)
             target = _lane_position(spec, lane.width_m)
             wander = max(0.0, min(0.15, (lane.width_m - spec.size_wlh_m[0]) * 0.1))
         self._append(driver, path, spec, lateral, slope, target, wander)
         self._hold_current(len(self.drivers) - 1)
+
+    def _start_planning(self, driver: Driver, spec: AgentSpec, path: SampledPath) -> None:
+        here = np.array([[spec.x_m, spec.y_m]])
+        if self.field is None or not self.field.on_road(here)[0]:
+            return
+        half = spec.size_wlh_m[0] / 2
+        driver.planned_m, driver.stops = 0.0, True
+        driver.clearance_m = spec.clearance_m or self.field.preferred_clearance_m(here, half)
+        path.points[1:] = np.nan
 
     def _append(
         self, driver: Driver, path: SampledPath, spec: AgentSpec, lateral: float, slope: float, target: float, wander: float
@@ -176,6 +195,7 @@ class Vehicles:
         """
         if not self.active.any():
             return
+        self._plan_ahead()
         self.seen = blockers = self.blockers(discs)
         gaps = junction_gaps(self, blockers, taken)
         self._move(dt_s, self._wanted_acceleration(blockers, gaps if stop_gap_m is None else np.minimum(gaps, stop_gap_m)))
@@ -187,7 +207,49 @@ class Vehicles:
         lateral, _ = self.offsets()
         toward = self.lateral if self.shift.any() else None
         width, length = self.size[:, 0], self.size[:, 1]
-        return find_blockers(self.paths, self.s, lateral, width, length, discs, np.flatnonzero(self.active), toward)
+        rows = np.flatnonzero(self.active)
+        if all(np.isinf(driver.planned_m) for driver in self.drivers):
+            return find_blockers(self.paths, self.s, lateral, width, length, discs, rows, toward)
+        everywhere = concatenate([discs, self._soon()])
+        found = find_blockers(self.paths, self.s, lateral, width, length, everywhere, rows, toward)
+        # Without lanes there is no right of way: the one who came first lets those who cross go.
+        crosses = (found.owner > found.vehicle) & (np.abs(found.turn_rad - np.pi / 2) < CROSSING_RAD)
+        return found.keep((found.disc < len(discs.xy_m)) | crosses)
+
+    def _soon(self) -> Discs:
+        """Where the vehicles will be within the next seconds."""
+        keep = np.flatnonzero(self.active & (self.v > 0.5))
+        parts = []
+        for t in SOON_S:
+            k = np.clip((self.s + self.v * t).astype(np.int64), 0, PATH_POINTS - 1)[keep]
+            point = self.paths[keep, k, :3]
+            known = ~np.isnan(point[:, 0])
+            who = keep[known]
+            parts.append(box_discs(point[known, :2], point[known, 2], self.size[who], np.zeros(len(who)), 0.25, who))
+        return concatenate(parts)
+
+    def _plan_ahead(self) -> None:
+        """Extend the paths of those who follow the edge of the road, all at once."""
+        due = [
+            i for i in np.flatnonzero(self.active)
+            if np.isinf(self.drivers[i].end_m) and self.drivers[i].planned_m - self.s[i] < PLAN_AHEAD_M
+        ]  # fmt: skip
+        if not due or self.field is None:
+            return
+        drivers = [self.drivers[i] for i in due]
+        ends = np.array([int(driver.planned_m) for driver in drivers])
+        habits = Habits(
+            clearance_m=np.array([d.clearance_m for d in drivers]), side=np.array([d.spec.edge_side for d in drivers]),
+            half_width_m=self.size[due, 0] / 2,
+        )  # fmt: skip
+        bends = np.array([driver.bend_per_m for driver in drivers])
+        planned = self.field.plan(self.paths[due, ends, :3], bends, habits, PLAN_M, self.obstacles)
+        for k, (i, driver, end) in enumerate(zip(due, drivers, ends, strict=True)):
+            length = int(planned.length_m[k])
+            driver.bend_per_m, driver.planned_m = float(planned.curvature_per_m[k]), float(end + length)
+            driver.end_m = float(end + length) if length < PLAN_M else np.inf
+            self.paths[i, end + 1 : end + length + 1, :3] = planned.points[k, :length]
+            self.paths[i, :, 3] = bend_speeds(self.paths[i, :, 2])
 
     def _wanted_acceleration(self, blockers: Blockers, stop_gap_m: Array) -> Array:
         rows = np.arange(len(self.s))
@@ -226,7 +288,7 @@ class Vehicles:
             for token, end in [h for h in driver.held if self.s[i] - self.size[i, 1] / 2 > h[1]]:
                 self.reservations.release(int(i), token)
                 driver.held.remove((token, end))
-            if self.s[i] >= driver.end_m - 0.1 and not driver.spec.stops_at_end:
+            if self.s[i] >= driver.end_m - 0.1 and not driver.stops:
                 self.remove(int(i))
             elif self.s[i] > REBUILD_AT_M:
                 self._rebuild(int(i))
@@ -239,7 +301,13 @@ class Vehicles:
     def _rebuild(self, index: int) -> None:
         """Start the path anew by whole metres, so that the samples ahead stay the same points."""
         driver, moved = self.drivers[index], float(int(self.s[index]))
-        if driver.route is None or self.network is None:
+        if np.isfinite(driver.planned_m):
+            points = np.full((PATH_POINTS, 4), np.nan)
+            points[: PATH_POINTS - int(moved)] = self.paths[index, int(moved) :]
+            points[:, 3] = bend_speeds(points[:, 2])
+            driver.planned_m -= moved
+            path = SampledPath(points=points, end_m=driver.end_m - moved, connectors=[], crossings=[])
+        elif driver.route is None or self.network is None:
             x, y, yaw = self.paths[index, int(moved), :3]
             path = straight_path(x, y, yaw)
         else:
