@@ -177,7 +177,7 @@ def _validate(arguments: argparse.Namespace) -> int:
 
 def _add_bench(commands: argparse._SubParsersAction) -> None:
     parser = _add(commands, "bench", "print the table of a reproducible benchmark", _bench)
-    parser.add_argument("name", choices=("proving_ground", "world_model", "detector"))
+    parser.add_argument("name", choices=("proving_ground", "world_model", "detector", "traffic"))
     parser.add_argument("--dataroot", type=Path, required=True, help="a proving-ground world of held-out towns")
     parser.add_argument("--version", default="v1.0-mini")
     parser.add_argument("--split", default="pg_all", help="detector: split to score")
@@ -187,6 +187,8 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--detector", type=Path, default=Path("weights/proving_ground_detector.safetensors"))
     parser.add_argument("--cases", type=int, default=12, help="world_model: starting moments")
     parser.add_argument("--steps", type=int, default=1, help="world_model: denoising steps")
+    parser.add_argument("--seeds", type=int, default=3, help="traffic: continuations of each scene")
+    parser.add_argument("--out", type=Path, default=None, help="traffic: where to write the figure (PNG)")
 
 
 def _bench(arguments: argparse.Namespace) -> int:

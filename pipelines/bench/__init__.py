@@ -37,6 +37,12 @@ def _detector(arguments: argparse.Namespace) -> str:
     return bench_detector(arguments.dataroot, arguments.version, arguments.split, arguments.detector)
 
 
+def _traffic(arguments: argparse.Namespace) -> str:
+    from pipelines.bench.traffic import bench_traffic
+
+    return bench_traffic(arguments.dataroot, arguments.version, arguments.seeds, arguments.out)
+
+
 BENCHES: dict[str, Callable[[argparse.Namespace], str]] = {
-    "proving_ground": _proving_ground, "world_model": _world_model, "detector": _detector,
+    "proving_ground": _proving_ground, "world_model": _world_model, "detector": _detector, "traffic": _traffic,
 }  # fmt: skip
