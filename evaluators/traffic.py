@@ -139,7 +139,7 @@ def compare(first: Sequence[Samples], second: Sequence[Samples], draws: int = 20
                 wasserstein=float(wasserstein_distance(one, two)),
                 interval=(float(low), float(high)),
                 ks=float(ks_2samp(one, two).statistic),
-            )  # fmt: skip
+            )
         )
     return found
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwm.geometry import rotation_from_quaternion, rotation_from_yaw, wrap_angle, yaw_from_rotation
-from dwm.scenario.entrances import VISIBLE_M, Entrances, LogTraffic, entropy, moves
+from dwm.scenario.entrances import VISIBLE_M, WAITING, Entrances, LogTraffic, entropy
 from dwm.scenario.feasibility import ego_boxes
 from dwm.scenario.logged import BoxTable
 from dwm.scenes.types import AgentTrack, EgoTrack, Scene
@@ -22,7 +22,7 @@ BLEND_S = 2.0
 LONG_TRACK_M = 20.0  # shorter tracks do not tell on which side of the road somebody drives
 DECAY_S = 3.0
 STANDING_MPS = 0.3
-START_AGAIN_MPS = 6.0
+CRAWLING_MPS, START_AGAIN_MPS = 3.0, 6.0  # an ego that never got faster queued or stood
 RASTER_NOTE = (
     "no lanes near the ego at the end of the log: it follows the drivable area, {:.1f} m from its edge as in the log where there is "
     "room, and stops where that ends; lanes, right of way and crossings are unknown"
@@ -50,7 +50,7 @@ class EgoState:
     pose: Array  # [4, 4]
     speed_mps: float
     yaw_rate_radps: float
-    desired_mps: float  # mean speed of the log while moving, or 0 where it never moved
+    desired_mps: float  # the speed that the log rarely exceeded while moving (90th percentile), or 0 where it never moved
 
 
 def ego_state(track: EgoTrack, timestamp_us: int) -> EgoState:
@@ -72,7 +72,10 @@ def ego_state(track: EgoTrack, timestamp_us: int) -> EgoState:
     steps = np.linalg.norm(np.diff(track.ego_to_global[:, :2, 3], axis=0), axis=1) / np.maximum(np.diff(times), 1e-6)
     moving = steps[steps > 1.0]
     return EgoState(
-        pose=pose, speed_mps=max(speed, 0.0), yaw_rate_radps=rate, desired_mps=float(moving.mean()) if len(moving) else 0.0
+        pose=pose,
+        speed_mps=max(speed, 0.0),
+        yaw_rate_radps=rate,
+        desired_mps=float(np.percentile(moving, 90)) if len(moving) else 0.0,
     )
 
 
@@ -159,7 +162,7 @@ def _ego_agent(scene: Scene, state: EgoState, field: DrivableField | None) -> tu
     lane = graph is not None and graph.nearest(float(centre[0]), float(centre[1]), float(yaw)) is not None
     if not lane and (field is None or not field.on_road(centre[None])[0]):
         return None, (NO_LANE_NOTE,)
-    desired = state.desired_mps if state.desired_mps > 1.0 else START_AGAIN_MPS
+    desired = state.desired_mps if state.desired_mps > CRAWLING_MPS else START_AGAIN_MPS
     clearance, side = 0.0, 1.0
     if not lane and field is not None:
         if max(state.desired_mps, state.speed_mps) <= STANDING_MPS:
@@ -234,7 +237,7 @@ def driving_side(location: str) -> float:
 def _behaviour(
     scene: Scene, agent: AgentTrack, table: BoxTable, index: int, frame: int, speed_mps: float, log: LogTraffic
 ) -> tuple[Behaviour, float]:
-    """Parked and standing things stay; a vehicle that merely stopped in a lane (at a light) drives on."""
+    """Parked and standing things stay; a vehicle with a driver that merely stopped in a lane (at a light) drives on."""
     group = agent.category.split(".")[0]
     graph = scene.map.lane_graph
     if group in ("human", "animal"):
@@ -243,8 +246,7 @@ def _behaviour(
         return "static", 0.0
     (x, y), yaw = table.centers_m[index, frame, :2], float(table.yaws_rad[index, frame])
     point = graph.nearest(float(x), float(y), yaw) if graph is not None else None
-    attribute = table.attributes[index][frame]
-    waits = attribute == "vehicle.stopped" and moves(agent)
+    waits = table.attributes[index][frame] in WAITING
     if speed_mps <= STANDING_MPS and not (waits and point is not None and abs(point.lateral_m) < 1.2):
         return "static", 0.0
     usual = float(np.median(log.speeds_mps)) if len(log.speeds_mps) else 7.0

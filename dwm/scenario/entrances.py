@@ -19,12 +19,14 @@ from dwm.traffic.types import AgentSpec
 
 Array = NDArray[np.float64]
 VISIBLE_M = 100.0  # agents farther from the ego are dropped
+NEAR_M = 50.0
 ENTRY_M = (60.0, 95.0)  # nobody appears nearer to the ego
 VEHICLE_SPACE_M, PEDESTRIAN_SPACE_M = 18.0, 4.0  # to everybody else
 PLACE_EVERY_M = 4.0
 MOVED_M = {"vehicle": 2.0, "human": 1.0}  # who moved less over the log stands
 SLOW_MPS = 2.5  # who never gets faster parks or queues and says nothing about the usual speed
 ROADSIDE_M = (-3.5, -1.0)  # from the edge of the road, where no walkway is known
+WAITING = ("vehicle.stopped", "cycle.with_rider")  # somebody at the wheel who means to drive on (nuScenes attributes)
 PARTICIPATES = {"vehicle": ("lane", "free"), "human": ("pedestrian",)}
 
 
@@ -32,14 +34,16 @@ PARTICIPATES = {"vehicle": ("lane", "free"), "human": ("pedestrian",)}
 class LogTraffic:
     """What the log says about those who move in it."""
 
-    count: dict[str, int]  # by group (vehicle, human): median number within sight at its key frames
+    count: dict[str, int]  # by group (vehicle, human): number within sight
     shares: dict[str, float]  # of the kinds of moving vehicles
     speeds_mps: Array  # [N] free speed of each moving vehicle, the ego's first if it moved
 
 
-def moves(agent: AgentTrack) -> bool:
-    """Whether a vehicle or person gets anywhere during the log."""
+def takes_part(agent: AgentTrack) -> bool:
+    """Whether a vehicle or person gets anywhere during the log, or waits to."""
     least = MOVED_M.get(agent.category.split(".")[0])
+    if any(attribute in WAITING for attribute in agent.attributes):
+        return True
     return least is not None and float(np.abs(agent.centers_m[:, :2] - agent.centers_m[0, :2]).max()) > least
 
 
@@ -54,28 +58,35 @@ def log_traffic(scene: Scene) -> LogTraffic:
     """Numbers, kinds and speeds of the moving agents of a log."""
     keys = scene.key_timestamps_us
     here = scene.ego.at(keys)[:, :2, 3]
-    counts = {group: np.zeros(len(keys), dtype=np.int64) for group in MOVED_M}
+    counts = {(group, reach): np.zeros(len(keys)) for group in MOVED_M for reach in (NEAR_M, VISIBLE_M)}
     shares = {name: share * 2 for name, share in MOVING_SHARES.items()}
     step = np.diff(scene.ego.ego_to_global[:, :2, 3], axis=0)
     own = free_speed_mps(step / np.maximum(np.diff(scene.ego.timestamps_us)[:, None] * 1e-6, 1e-6))
     speeds = [own] if own > 1.0 else []
     for agent in scene.agents:
-        if not moves(agent):
+        if not takes_part(agent):
             continue
-        at = np.flatnonzero(np.isin(keys, agent.timestamps_us))
-        near = np.linalg.norm(agent.centers_m[np.isin(agent.timestamps_us, keys), :2] - here[at], axis=1) < VISIBLE_M
-        group = agent.category.split(".")[0]
-        np.add.at(counts[group], at[near], 1)
+        group, at = agent.category.split(".")[0], np.isin(keys, agent.timestamps_us)
+        away = np.linalg.norm(agent.centers_m[np.isin(agent.timestamps_us, keys), :2] - here[at], axis=1)
+        for reach in (NEAR_M, VISIBLE_M):
+            counts[group, reach][np.flatnonzero(at)[away < reach]] += 1
         if group == "vehicle":
             speeds.append(free_speed_mps(agent.velocities_mps))
             if agent.detection_class in shares:
                 shares[agent.detection_class] += 1.0
     total = sum(shares.values())
     return LogTraffic(
-        count={group: int(np.median(c)) if len(c) else 0 for group, c in counts.items()},
+        count={group: _whole_count(counts[group, NEAR_M], counts[group, VISIBLE_M]) for group in MOVED_M},
         shares={name: share / total for name, share in shares.items()},
         speeds_mps=np.array([s for s in speeds if s > SLOW_MPS]),
     )
+
+
+def _whole_count(near: Array, visible: Array) -> int:
+    """Annotations thin out with distance: where more were near, as many are taken to be on the second half of the way out."""
+    if len(near) == 0:
+        return 0
+    return round(max(float(np.median(visible)), float(np.median(near)) * VISIBLE_M / NEAR_M))
 
 
 class Entrances:
@@ -166,7 +177,7 @@ def _logged_places(scene: Scene, field: DrivableField | None) -> Array:
     track = scene.ego.at(times)
     parts = [np.column_stack([track[:, :2, 3], yaw_from_rotation(track)])]
     for agent in scene.agents:
-        if agent.category.startswith("vehicle.") and moves(agent):
+        if agent.category.startswith("vehicle.") and takes_part(agent):
             speed = np.linalg.norm(np.nan_to_num(agent.velocities_mps), axis=1)
             yaw = yaw_from_rotation(rotation_from_quaternion(agent.rotations_wxyz))
             parts.append(np.column_stack([agent.centers_m[:, :2], yaw])[speed > 2.0])

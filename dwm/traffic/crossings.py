@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from dwm.traffic import idm
 from dwm.traffic.pedestrians import Pedestrians
 from dwm.traffic.vehicles import Vehicles
 
 Array = NDArray[np.float64]
-HARDEST_MPS2 = 4.0  # who would have to brake harder to stop at most LATE_M too late goes on
-LATE_M = 1.0
+BRAKING_MPS2 = 2.5  # who would have to brake harder goes on
 LOOKAHEAD_M = 60.0
 WAITING_M = 10.0  # beside the path: who waits farther off, beyond other lanes, does not stop anyone
 APPROACH_S = 4.0  # who will be in the way this soon is
@@ -33,11 +33,18 @@ def crossing_gaps(vehicles: Vehicles, pedestrians: Pedestrians) -> Array:
         half, s = vehicles.size[i, 1] / 2, vehicles.s[i]
         for crossing, start, end in vehicles.drivers[i].crossings:
             gap = start - s - half
-            if crossing not in claimed or gap > LOOKAHEAD_M or gap < vehicles.v[i] ** 2 / (2 * HARDEST_MPS2) - LATE_M:
+            yields = vehicles.drivers[i].yields_at
+            if crossing not in claimed or gap > LOOKAHEAD_M or gap < 0.0:
+                yields.discard(crossing)
                 continue
             point = vehicles.paths[i, min(round((start + end) / 2), vehicles.paths.shape[1] - 1)]
             who = on_foot[used == crossing]
-            if _in_the_way(point, vehicles.size[i, 0] / 2, pedestrians, who).any():
+            # Once decided, a driver sticks to it.
+            stops_in_time = gap - idm.IDM.standstill_gap_m > vehicles.v[i] ** 2 / (2 * BRAKING_MPS2)
+            if not _in_the_way(point, vehicles.size[i, 0] / 2, pedestrians, who).any():
+                yields.discard(crossing)
+            elif crossing in yields or stops_in_time:
+                yields.add(crossing)
                 gaps[i] = min(gaps[i], gap)
     return gaps
 

@@ -45,6 +45,7 @@ class Driver:
     end_m: float
     held: list[tuple[str, float]] = field(default_factory=list)  # connector, where along the path it is left
     crossings: list[tuple[int, float, float]] = field(default_factory=list)  # which, where along the path it starts and ends
+    yields_at: set[int] = field(default_factory=set)  # crossings before which it stops for somebody
     changes: int = 0  # of lane
     stops: bool = False  # where its path ends, instead of vanishing
     planned_m: float = np.inf  # how far its path is known; finite for one that follows the edge of the road
