@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +18,7 @@ LOOKAHEAD_M = 60.0
 WAITING_M = 10.0  # beside the path: who waits farther off, beyond other lanes, does not stop anyone
 APPROACH_S = 4.0  # who will be in the way this soon is
 BESIDE_M = 1.2  # kept beside a pedestrian
+SLOWEST_MPS = 0.8  # somebody who stands for a moment is taken to walk on
 
 
 def crossing_gaps(vehicles: Vehicles, pedestrians: Pedestrians) -> Array:
@@ -28,36 +32,55 @@ def crossing_gaps(vehicles: Vehicles, pedestrians: Pedestrians) -> Array:
         return gaps
     users = network.crossing_of(pedestrians.ahead()[on_foot]), network.crossing_of(pedestrians.xy[on_foot])
     used = np.where(users[0] >= 0, users[0], users[1])
-    claimed = set(used[used >= 0].tolist())
-    for i in np.flatnonzero(vehicles.active) if claimed else ():
-        half, s = vehicles.size[i, 1] / 2, vehicles.s[i]
-        for crossing, start, end in vehicles.drivers[i].crossings:
+    claims: dict[int, list[Walker]] = {}
+    for k, crossing in zip(on_foot, used, strict=True):
+        if crossing >= 0:
+            claims.setdefault(int(crossing), []).append(_walker(pedestrians, int(k)))
+    for i in np.flatnonzero(vehicles.active) if claims else ():
+        driver, half, s = vehicles.drivers[i], vehicles.size[i, 1] / 2, vehicles.s[i]
+        for crossing, start, end in driver.crossings:
             gap = start - s - half
-            yields = vehicles.drivers[i].yields_at
-            if crossing not in claimed or gap > LOOKAHEAD_M or gap < 0.0:
-                yields.discard(crossing)
+            if crossing not in claims or gap > LOOKAHEAD_M or gap < 0.0:
+                driver.yields_at.discard(crossing)
                 continue
             point = vehicles.paths[i, min(round((start + end) / 2), vehicles.paths.shape[1] - 1)]
-            who = on_foot[used == crossing]
             # Once decided, a driver sticks to it.
             stops_in_time = gap - idm.IDM.standstill_gap_m > vehicles.v[i] ** 2 / (2 * BRAKING_MPS2)
-            if not _in_the_way(point, vehicles.size[i, 0] / 2, pedestrians, who).any():
-                yields.discard(crossing)
-            elif crossing in yields or stops_in_time:
-                yields.add(crossing)
+            if not any(_in_the_way(point, vehicles.size[i, 0] / 2, walker) for walker in claims[crossing]):
+                driver.yields_at.discard(crossing)
+            elif crossing in driver.yields_at or stops_in_time:
+                driver.yields_at.add(crossing)
                 gaps[i] = min(gaps[i], gap)
     return gaps
 
 
-def _in_the_way(point: Array, half_width_m: float, pedestrians: Pedestrians, who: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which of the pedestrians ``who`` are, or soon will be, in the strip that a vehicle sweeps at a path point."""
-    x, y, yaw = point[:3]
-    left = np.array([-np.sin(yaw), np.cos(yaw)])
-    aside = (pedestrians.xy[who] - [x, y]) @ left
-    heading = np.stack([np.cos(pedestrians.yaw[who]), np.sin(pedestrians.yaw[who])], axis=-1)
-    sideways = np.maximum(pedestrians.v[who], 0.8) * (heading @ left)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Walker:
+    """A pedestrian on a crossing or about to step onto it."""
+
+    x_m: float
+    y_m: float
+    vx_mps: float
+    vy_mps: float
+    waits: bool
+
+
+def _walker(pedestrians: Pedestrians, k: int) -> Walker:
+    speed, yaw = max(float(pedestrians.v[k]), SLOWEST_MPS), float(pedestrians.yaw[k])
+    x, y = pedestrians.xy[k].tolist()
+    waits = bool(pedestrians.waited[k] > 0.0)
+    return Walker(x_m=x, y_m=y, vx_mps=speed * math.cos(yaw), vy_mps=speed * math.sin(yaw), waits=waits)
+
+
+def _in_the_way(point: Array, half_width_m: float, walker: Walker) -> bool:
+    """Whether somebody is, or soon will be, in the strip that a vehicle sweeps at a path point."""
+    x, y, yaw = point[:3].tolist()
+    cos, sin = math.cos(yaw), math.sin(yaw)
+    aside = -(walker.x_m - x) * sin + (walker.y_m - y) * cos
+    sideways = -walker.vx_mps * sin + walker.vy_mps * cos
     strip = half_width_m + BESIDE_M
-    approaches = aside * sideways < 0
-    soon = approaches & (np.abs(aside) - strip < np.abs(sideways) * APPROACH_S)
-    waits = approaches & (pedestrians.waited[who] > 0) & (np.abs(aside) < WAITING_M)
-    return (np.abs(aside) < strip) | soon | waits
+    if abs(aside) < strip:
+        return True
+    if aside * sideways >= 0:
+        return False
+    return abs(aside) - strip < abs(sideways) * APPROACH_S or (walker.waits and abs(aside) < WAITING_M)

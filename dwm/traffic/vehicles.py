@@ -58,6 +58,7 @@ class Vehicles:
 
     def __init__(self, network: RoadNetwork | None, field: DrivableField | None = None) -> None:
         self.network, self.field = network, field
+        self.plans = False  # whether anybody follows the edge of the road
         self.obstacles: Obstacles | None = None  # what stands, for those who follow the edge of the road
         self.reservations = Reservations(network.conflicts if network else {})
         self.drivers: list[Driver] = []
@@ -115,7 +116,7 @@ class Vehicles:
         if self.field is None or not self.field.on_road(here)[0]:
             return
         half = spec.size_wlh_m[0] / 2
-        driver.planned_m, driver.stops = 0.0, True
+        driver.planned_m, driver.stops, self.plans = 0.0, True, True
         driver.clearance_m = spec.clearance_m or self.field.preferred_clearance_m(here, half)
         path.points[1:] = np.nan
 
@@ -196,7 +197,8 @@ class Vehicles:
         """
         if not self.active.any():
             return
-        self._plan_ahead()
+        if self.plans:
+            self._plan_ahead()
         self.seen = blockers = self.blockers(discs)
         gaps = junction_gaps(self, blockers, taken)
         self._move(dt_s, self._wanted_acceleration(blockers, gaps if stop_gap_m is None else np.minimum(gaps, stop_gap_m)))
@@ -209,7 +211,7 @@ class Vehicles:
         toward = self.lateral if self.shift.any() else None
         width, length = self.size[:, 0], self.size[:, 1]
         rows = np.flatnonzero(self.active)
-        if all(np.isinf(driver.planned_m) for driver in self.drivers):
+        if not self.plans:
             return find_blockers(self.paths, self.s, lateral, width, length, discs, rows, toward)
         everywhere = concatenate([discs, self._soon()])
         found = find_blockers(self.paths, self.s, lateral, width, length, everywhere, rows, toward)

@@ -77,7 +77,7 @@ def test_blockers_are_those_of_a_search_one_by_one(seed: int):
     line = arc_lane("arc", (0, 0), 60.0, 0.0, 3.0).centerline
     paths = np.full((6, 224, 4), np.nan)
     for v in range(6):
-        paths[v, : len(line), :3] = line + [*rng.normal(0, 2.0, 2), 0.0]
+        paths[v, : len(line), :3] = line + np.append(rng.normal(0, 2.0, 2), 0.0)
     s, lateral = rng.uniform(0, 120, 6), rng.normal(0, 0.3, 6)
     width, length = rng.uniform(1.5, 2.5, 6), rng.uniform(4, 9, 6)
     place = line[rng.integers(len(line), size=150)]
