@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dwm.geometry import rotation_from_yaw, wrap_angle, yaw_from_rotation
+from dwm.geometry import rotation_from_quaternion, rotation_from_yaw, wrap_angle, yaw_from_rotation
+from dwm.scenario.entrances import VISIBLE_M, WAITING, Entrances, LogTraffic, entropy
 from dwm.scenario.feasibility import ego_boxes
 from dwm.scenario.logged import BoxTable
 from dwm.scenes.types import AgentTrack, EgoTrack, Scene
-from dwm.traffic.populate import KINDS, MOVING_SHARES, vehicle_on_lane
+from dwm.traffic.drivable import DrivableField, drivable_field
 from dwm.traffic.simulate import EGO_SIZE_WLH_M, Simulation, ego_at, rear_axle_poses
-from dwm.traffic.types import AgentSpec, Behaviour
+from dwm.traffic.types import AgentSpec, Behaviour, Rules
 
 Array = NDArray[np.float64]
-VISIBLE_M = 100.0  # agents farther from the ego are dropped
-ENTRY_M = (60.0, 95.0)
+RULES = Rules(lane_changes=True, stop_at_crossings=True)
 BLEND_S = 2.0
+LONG_TRACK_M = 20.0  # shorter tracks do not tell on which side of the road somebody drives
 DECAY_S = 3.0
 STANDING_MPS = 0.3
-START_AGAIN_MPS = 6.0
+CRAWLING_MPS, START_AGAIN_MPS = 3.0, 6.0  # an ego that never got faster queued or stood
+RASTER_NOTE = (
+    "no lanes near the ego at the end of the log: it follows the drivable area, {:.1f} m from its edge as in the log where there is "
+    "room, and stops where that ends; lanes, right of way and crossings are unknown"
+)
 NO_LANE_NOTE = "no lane near the ego at the end of the log: it goes on at constant speed with a turn rate decaying over 3 s"
 
 
@@ -46,7 +50,7 @@ class EgoState:
     pose: Array  # [4, 4]
     speed_mps: float
     yaw_rate_radps: float
-    desired_mps: float  # mean speed of the log while moving, or 0 where it never moved
+    desired_mps: float  # the speed that the log rarely exceeded while moving (90th percentile), or 0 where it never moved
 
 
 def ego_state(track: EgoTrack, timestamp_us: int) -> EgoState:
@@ -68,7 +72,10 @@ def ego_state(track: EgoTrack, timestamp_us: int) -> EgoState:
     steps = np.linalg.norm(np.diff(track.ego_to_global[:, :2, 3], axis=0), axis=1) / np.maximum(np.diff(times), 1e-6)
     moving = steps[steps > 1.0]
     return EgoState(
-        pose=pose, speed_mps=max(speed, 0.0), yaw_rate_radps=rate, desired_mps=float(moving.mean()) if len(moving) else 0.0
+        pose=pose,
+        speed_mps=max(speed, 0.0),
+        yaw_rate_radps=rate,
+        desired_mps=float(np.percentile(moving, 90)) if len(moving) else 0.0,
     )
 
 
@@ -102,14 +109,12 @@ def continue_scene(
     log left it, or from the end of ``moved``, and takes part in the traffic like everybody else.
     """
     graph = scene.map.lane_graph if scene.map.lane_graph is not None and scene.map.lane_graph.lanes else None
+    field = drivable_field(scene.map)
     desired = ego_state(scene.ego, int(timestamps_us[0])).desired_mps
     state = replace(ego_state(moved or scene.ego, int(timestamps_us[0])), desired_mps=desired)
-    notes: tuple[str, ...] = ()
-    ego, ego_path = _ego_agent(scene, state), None
-    if ego is None:
-        ego_path = turn_rate_path(state, (timestamps_us - timestamps_us[0]) * 1e-6)
-        notes = (NO_LANE_NOTE,)
-    simulation = Simulation(graph, np.random.default_rng(_entropy(scene, seed, "traffic")))
+    ego, notes = _ego_agent(scene, state, field)
+    ego_path = turn_rate_path(state, (timestamps_us - timestamps_us[0]) * 1e-6) if ego is None else None
+    simulation = Simulation(graph, np.random.default_rng(entropy(scene, seed, "traffic")), rules=RULES, field=field)
     known = tuple(int(i) for i in np.flatnonzero(table.present[:, frame]))
     if ego is not None:
         simulation.add(ego)
@@ -117,22 +122,23 @@ def continue_scene(
         # The ego's draw is consumed all the same: agents choose the same routes with and without it.
         simulation.rng.integers(2**63)
     first = len(simulation.specs)
+    entrances = Entrances(scene, seed)
     for i in known:
-        simulation.add(_agent_spec(scene, i, table, frame, fps))
-    entrances = _Entrances(scene, seed, _target_count(scene))
+        simulation.add(_agent_spec(scene, i, table, frame, fps, field, entrances.log))
     states, ego_poses = [], []
+    centres = ego_boxes(ego_path)[0] if ego_path is not None else None
     for k, now in enumerate(timestamps_us):
         if k:
             outside = ego_at(ego_path, timestamps_us, k - 1) if ego_path is not None else None
             simulation.step(float(now - timestamps_us[k - 1]) * 1e-6, outside)
         xy, yaw, _, present = simulation.state()
-        here = ego_boxes(ego_path[k : k + 1])[0][0] if ego_path is not None else xy[0]
-        for slot in np.flatnonzero(present & (np.linalg.norm(xy - here, axis=1) > VISIBLE_M)):
+        here = centres[k] if centres is not None else xy[0]
+        for slot in np.flatnonzero(present & (np.hypot(*(xy - here).T) > VISIBLE_M)):
             simulation.remove(int(slot))
             present[slot] = False
         states.append((xy[first:], yaw[first:], present[first:]))
         ego_poses.append((*xy[0], yaw[0]) if ego is not None else (0.0, 0.0, 0.0))
-        if graph is not None and k and k % max(round(fps), 1) == 0:
+        if k and k % max(round(fps), 1) == 0:
             entrances.admit(simulation, here, xy, present, first)
     path = ego_path if ego_path is not None else _blended(np.array(ego_poses), state.pose, timestamps_us)
     return _collect(states, known, tuple(simulation.specs[first:]), path, notes)
@@ -149,18 +155,27 @@ def _collect(
     return Continued(known=known, specs=specs, xy_m=xy, yaw_rad=yaw, present=present, ego_to_global=path, notes=notes)
 
 
-def _ego_agent(scene: Scene, state: EgoState) -> AgentSpec | None:
-    """The ego as a vehicle in traffic, or None where no lane is near."""
+def _ego_agent(scene: Scene, state: EgoState, field: DrivableField | None) -> tuple[AgentSpec | None, tuple[str, ...]]:
+    """The ego as a vehicle in traffic, on a lane or along the drivable area; None where neither is near."""
     graph = scene.map.lane_graph
     centre, yaw = (v[0] for v in ego_boxes(state.pose[None]))
-    if graph is None or graph.nearest(float(centre[0]), float(centre[1]), float(yaw)) is None:
-        return None
-    desired = state.desired_mps if state.desired_mps > 1.0 else START_AGAIN_MPS
-    return AgentSpec(
+    lane = graph is not None and graph.nearest(float(centre[0]), float(centre[1]), float(yaw)) is not None
+    if not lane and (field is None or not field.on_road(centre[None])[0]):
+        return None, (NO_LANE_NOTE,)
+    desired = state.desired_mps if state.desired_mps > CRAWLING_MPS else START_AGAIN_MPS
+    clearance, side = 0.0, 1.0
+    if not lane and field is not None:
+        if max(state.desired_mps, state.speed_mps) <= STANDING_MPS:
+            return None, (NO_LANE_NOTE,)
+        track = scene.ego.ego_to_global
+        poses = np.column_stack([track[:, :2, 3], yaw_from_rotation(track)])
+        clearance, side = _place_on_road(scene, poses, EGO_SIZE_WLH_M[0] / 2, field)
+    spec = AgentSpec(
         token="ego", category="vehicle.car", detection_class="car", size_wlh_m=EGO_SIZE_WLH_M, x_m=float(centre[0]),
-        y_m=float(centre[1]), yaw_rad=float(yaw), speed_mps=state.speed_mps, behaviour="lane",
-        desired_speed_mps=max(desired, state.speed_mps * 0.9), stops_at_end=True,
+        y_m=float(centre[1]), yaw_rad=float(yaw), speed_mps=state.speed_mps, behaviour="lane" if lane else "free",
+        desired_speed_mps=max(desired, state.speed_mps * 0.9), stops_at_end=True, clearance_m=clearance, edge_side=side,
     )  # fmt: skip
+    return spec, () if lane else (RASTER_NOTE.format(clearance),)
 
 
 def _blended(ego_xyyaw: Array, pose: Array, timestamps_us: NDArray[np.int64]) -> Array:
@@ -182,25 +197,47 @@ def _with_attitude(pose: Array, x_m: Array, y_m: Array, yaw_rad: Array) -> Array
     return out
 
 
-def _agent_spec(scene: Scene, index: int, table: BoxTable, frame: int, fps: float) -> AgentSpec:
+def _agent_spec(
+    scene: Scene, index: int, table: BoxTable, frame: int, fps: float, field: DrivableField | None, log: LogTraffic
+) -> AgentSpec:
     """How a logged agent goes on."""
     agent = scene.agents[index]
     speed = _speed(table, index, frame, fps)
-    behaviour, desired = _behaviour(scene, agent, table, index, frame, speed)
+    behaviour, desired = _behaviour(scene, agent, table, index, frame, speed, log)
     x, y = table.centers_m[index, frame, :2]
     w, length, h = (float(v) for v in agent.size_wlh_m)
     speed = speed if behaviour != "static" else 0.0
+    clearance, side = 0.0, 1.0
+    if behaviour == "free" and field is not None:
+        yaws = yaw_from_rotation(rotation_from_quaternion(agent.rotations_wxyz))
+        clearance, side = _place_on_road(scene, np.column_stack([agent.centers_m[:, :2], yaws]), w / 2, field)
     return AgentSpec(
         token=agent.instance_token, category=agent.category, detection_class=agent.detection_class, size_wlh_m=(w, length, h),
         x_m=float(x), y_m=float(y), yaw_rad=float(table.yaws_rad[index, frame]), speed_mps=speed,
-        behaviour=behaviour, desired_speed_mps=desired,
+        behaviour=behaviour, desired_speed_mps=desired, clearance_m=clearance, edge_side=side,
     )  # fmt: skip
 
 
+def _place_on_road(scene: Scene, poses: Array, half_width_m: float, field: DrivableField) -> tuple[float, float]:
+    """Distance from the road's edge and the side it is on (1 right, -1 left) that a track [N, 3] kept."""
+    usual = driving_side(scene.location)
+    there = poses[field.on_road(poses[:, :2])]
+    if len(there) == 0:
+        return 0.0, usual
+    far = float(np.linalg.norm(there[:, :2] - there[0, :2], axis=1).max()) > LONG_TRACK_M
+    side = float(np.median(field.edge_side(there)))
+    return field.preferred_clearance_m(there[:, :2], half_width_m), side if far and abs(side) > 0.3 else usual
+
+
+def driving_side(location: str) -> float:
+    """Which side the kerb is on in a nuScenes location: 1 right; -1 left, in Singapore."""
+    return -1.0 if location.startswith("singapore") else 1.0
+
+
 def _behaviour(
-    scene: Scene, agent: AgentTrack, table: BoxTable, index: int, frame: int, speed_mps: float
+    scene: Scene, agent: AgentTrack, table: BoxTable, index: int, frame: int, speed_mps: float, log: LogTraffic
 ) -> tuple[Behaviour, float]:
-    """Parked and standing things stay; a vehicle that merely stopped in a lane (at a light) drives on."""
+    """Parked and standing things stay; a vehicle with a driver that merely stopped in a lane (at a light) drives on."""
     group = agent.category.split(".")[0]
     graph = scene.map.lane_graph
     if group in ("human", "animal"):
@@ -209,13 +246,13 @@ def _behaviour(
         return "static", 0.0
     (x, y), yaw = table.centers_m[index, frame, :2], float(table.yaws_rad[index, frame])
     point = graph.nearest(float(x), float(y), yaw) if graph is not None else None
-    attribute = table.attributes[index][frame]
-    moved = agent.centers_m[-1] - agent.centers_m[0]
-    waits = attribute == "vehicle.stopped" and bool(np.linalg.norm(moved[:2]) > 2.0)
+    waits = table.attributes[index][frame] in WAITING
     if speed_mps <= STANDING_MPS and not (waits and point is not None and abs(point.lateral_m) < 1.2):
         return "static", 0.0
-    desired = max(speed_mps, 4.0 if agent.category == "vehicle.bicycle" else 7.0)
-    return ("lane", desired) if point is not None else ("free", max(speed_mps, 0.5))
+    usual = float(np.median(log.speeds_mps)) if len(log.speeds_mps) else 7.0
+    slowest = 4.0 if agent.category == "vehicle.bicycle" else float(np.clip(usual, 4.0, 13.0))
+    desired = max(speed_mps, slowest)
+    return ("lane", desired) if point is not None else ("free", desired)
 
 
 def _speed(table: BoxTable, index: int, frame: int, fps: float) -> float:
@@ -228,53 +265,3 @@ def _speed(table: BoxTable, index: int, frame: int, fps: float) -> float:
     moved = table.centers_m[index, frame, :2] - table.centers_m[index, back, :2]
     yaw = table.yaws_rad[index, frame]
     return max(float(moved @ np.array([np.cos(yaw), np.sin(yaw)])) * fps / (frame - back), 0.0)
-
-
-def _target_count(scene: Scene) -> int:
-    """Median number of moving vehicles within sight at the key frames of the log."""
-    counts = []
-    for key in scene.key_timestamps_us:
-        count = 0
-        for agent in scene.agents:
-            k = np.searchsorted(agent.timestamps_us, key)
-            if agent.category.startswith("vehicle.") and k < len(agent.timestamps_us) and agent.timestamps_us[k] == key:
-                count += bool(np.linalg.norm(np.nan_to_num(agent.velocities_mps[k])) > 0.5)
-        counts.append(count)
-    return int(np.median(counts)) if counts else 0
-
-
-class _Entrances:
-    """Vehicles that enter at the edge of sight, so that the streets do not empty."""
-
-    def __init__(self, scene: Scene, seed: int, target: int) -> None:
-        self.scene, self.seed, self.target, self.admitted = scene, seed, target, 0
-        self.rng = np.random.default_rng(_entropy(scene, seed, "entrances"))
-        graph = scene.map.lane_graph
-        every = graph.lanes.values() if graph is not None else ()
-        lanes = [lane for lane in every if not lane.is_connector and lane.length_m > 8.0]
-        self.places = [(lane, float(s)) for lane in lanes for s in np.arange(4.0, lane.length_m - 4.0, 4.0)]
-        self.poses = np.array([lane.pose_at(s) for lane, s in self.places]).reshape(-1, 3)
-
-    def admit(self, simulation: Simulation, ego_xy: Array, xy: Array, present: NDArray[np.bool_], first: int) -> None:
-        """One vehicle, if there are fewer than in the log and a free place is near the edge of sight."""
-        behaviours = [spec.behaviour for spec in simulation.specs]
-        moving = sum(1 for k in range(first, len(present)) if present[k] and behaviours[k] in ("lane", "free"))
-        if moving >= self.target or len(self.places) == 0:
-            return
-        away = np.linalg.norm(self.poses[:, :2] - ego_xy, axis=1)
-        candidates = np.flatnonzero((away > ENTRY_M[0]) & (away < ENTRY_M[1]))
-        if present.any() and len(candidates):
-            near = np.linalg.norm(self.poses[candidates, None, :2] - xy[present][None], axis=-1).min(axis=1)
-            candidates = candidates[near > 18.0]
-        if len(candidates) == 0:
-            return
-        lane, s = self.places[int(self.rng.choice(candidates))]
-        name = str(self.rng.choice(list(MOVING_SHARES), p=np.array(list(MOVING_SHARES.values())) / sum(MOVING_SHARES.values())))
-        token = hashlib.sha256(f"{self.scene.token}/{self.seed}/{self.admitted}".encode()).hexdigest()[:32]
-        assert self.scene.map.lane_graph is not None
-        simulation.add(vehicle_on_lane(self.scene.map.lane_graph, lane, s, KINDS[name], token, self.rng))
-        self.admitted += 1
-
-
-def _entropy(scene: Scene, seed: int, purpose: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{scene.token}/{seed}/{purpose}".encode()).digest()[:8], "big")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dwm.geometry import rotation_from_quaternion, yaw_from_rotation
 from dwm.scenario.types import LabelSource
-from dwm.scenes.interpolation import boxes_at
+from dwm.scenes.interpolation import track_at
 from dwm.scenes.types import Scene
 
 Array = NDArray[np.float64]
@@ -39,21 +39,20 @@ def empty_table(agents: int, frames: int) -> BoxTable:
 def log_boxes(scene: Scene, timestamps_us: NDArray[np.int64], frames: int) -> BoxTable:
     """Boxes of ``scene.agents`` at the given times, the first of ``frames`` frames; interpolated as the devkit does."""
     table = empty_table(len(scene.agents), frames)
-    keys = set(scene.key_timestamps_us.tolist())
-    tokens = [{token: k for k, token in enumerate(agent.annotation_tokens)} for agent in scene.agents]
-    for t, now in enumerate(timestamps_us):
-        boxes = boxes_at(scene, int(now))
-        rows = boxes.agent_indices
-        table.centers_m[rows, t], table.present[rows, t] = boxes.centers_m, True
-        if len(rows):
-            table.yaws_rad[rows, t] = yaw_from_rotation(rotation_from_quaternion(boxes.rotations_wxyz))
-        exact = int(now) in keys
-        table.sources[rows, t] = LabelSource.LOG if exact else LabelSource.INTERPOLATED
-        for row, token in zip(rows, boxes.annotation_tokens, strict=True):
-            k = tokens[row][token]
-            table.attributes[row][t] = scene.agents[row].attributes[k]
-            if exact:
-                table.num_lidar_pts[row, t] = scene.agents[row].num_lidar_pts[k]
+    count = len(timestamps_us)
+    exact = np.isin(timestamps_us, scene.key_timestamps_us)
+    source = np.where(exact, LabelSource.LOG, LabelSource.INTERPOLATED)
+    for row, agent in enumerate(scene.agents):
+        track = track_at(agent, scene.key_timestamps_us, timestamps_us)
+        there = np.flatnonzero(track.present)
+        table.present[row, :count] = track.present
+        table.centers_m[row, there] = track.centers_m[there]
+        table.yaws_rad[row, there] = yaw_from_rotation(rotation_from_quaternion(track.rotations_wxyz[there]))
+        table.sources[row, there] = source[there]
+        counted = there[exact[there]]
+        table.num_lidar_pts[row, counted] = agent.num_lidar_pts[track.annotation[counted]]
+        for t in there:
+            table.attributes[row][t] = agent.attributes[track.annotation[t]]
     return table
 
 

@@ -30,6 +30,16 @@ class BoxesAt:
     interpolated: NDArray[np.bool_]  # [N] False: the annotation itself
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackAt:
+    """One agent over T times; rows of absent times repeat an arbitrary annotation."""
+
+    present: NDArray[np.bool_]  # [T]
+    annotation: NDArray[np.int64]  # [T] index of the next key frame's annotation in the track
+    centers_m: Array  # [T, 3]
+    rotations_wxyz: Array  # [T, 4]
+
+
 def boxes_at(scene: Scene, timestamp_us: int) -> BoxesAt:
     """All boxes at a time; before the first and after the last key frame, those of that key frame."""
     keys = scene.key_timestamps_us
@@ -56,18 +66,37 @@ def boxes_at(scene: Scene, timestamp_us: int) -> BoxesAt:
     )  # fmt: skip
 
 
-def slerp(first_wxyz: Array, second_wxyz: Array, amount: float) -> Array:
-    """The rotation between two quaternions [4], the shortest way; pyquaternion's formula, linear below 1.8 degrees."""
-    a, b = first_wxyz / np.linalg.norm(first_wxyz), second_wxyz / np.linalg.norm(second_wxyz)
-    dot = float(a @ b)
-    if dot < 0:
-        a, dot = -a, -dot
-    if dot > 0.9995:
-        mixed = a + amount * (b - a)
-    else:
-        theta = np.arccos(min(dot, 1.0))
-        mixed = (np.sin((1 - amount) * theta) * a + np.sin(amount * theta) * b) / np.sin(theta)
-    return mixed / np.linalg.norm(mixed)
+def track_at(agent: AgentTrack, key_timestamps_us: NDArray[np.int64], timestamps_us: NDArray[np.int64]) -> TrackAt:
+    """What ``boxes_at`` says about one agent, for all times [T] at once."""
+    keys = key_timestamps_us
+    upper = np.clip(np.searchsorted(keys, timestamps_us), 0, len(keys) - 1)
+    lower = np.maximum(upper - 1, 0)
+    own = np.searchsorted(agent.timestamps_us, keys)
+    known = agent.timestamps_us[np.minimum(own, len(agent.timestamps_us) - 1)] == keys
+    span = np.maximum(keys[upper] - keys[lower], 1)
+    amount = np.where(upper == lower, 1.0, np.clip((timestamps_us - keys[lower]) / span, 0.0, 1.0))
+    after = np.where(known[upper], own[upper], 0)
+    before = np.where(known[lower] & (amount < 1.0), own[lower], after)
+    before = np.where(known[upper], before, 0)
+    share = amount[:, None]
+    return TrackAt(
+        present=known[upper], annotation=after,
+        centers_m=(1 - share) * agent.centers_m[before] + share * agent.centers_m[after],
+        rotations_wxyz=slerp(agent.rotations_wxyz[before], agent.rotations_wxyz[after], amount),
+    )  # fmt: skip
+
+
+def slerp(first_wxyz: Array, second_wxyz: Array, amount: float | Array) -> Array:
+    """Rotations between quaternions [..., 4] by amounts [...], the shortest way; pyquaternion's formula, linear below 1.8 degrees."""
+    share = np.asarray(amount, dtype=np.float64)[..., None]
+    a = first_wxyz / np.linalg.norm(first_wxyz, axis=-1, keepdims=True)
+    b = second_wxyz / np.linalg.norm(second_wxyz, axis=-1, keepdims=True)
+    dot = (a * b).sum(axis=-1, keepdims=True)
+    a, dot = np.where(dot < 0, -a, a), np.abs(dot)
+    theta = np.arccos(np.minimum(dot, 0.9995))
+    turned = (np.sin((1 - share) * theta) * a + np.sin(share * theta) * b) / np.sin(theta)
+    mixed = np.where(dot > 0.9995, a + share * (b - a), turned)
+    return mixed / np.linalg.norm(mixed, axis=-1, keepdims=True)
 
 
 def _index(agent: AgentTrack, timestamp_us: int) -> int | None:

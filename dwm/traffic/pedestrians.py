@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dwm.geometry import wrap_angle
 from dwm.traffic.obstacles import Discs
-from dwm.traffic.routes import RoadNetwork
 from dwm.traffic.types import AgentSpec
 
 Array = NDArray[np.float64]
@@ -19,6 +19,15 @@ ACCELERATION_MPS2 = 1.2
 PATIENCE_S = 6.0
 JOIN_DISTANCE_M = 2.5
 RADIUS_M = 0.4
+
+
+class Streets(Protocol):
+    """What pedestrians need to know about the road: a lane graph's network or a drivable field."""
+
+    def on_road(self, xy_m: Array) -> NDArray[np.bool_]: ...
+    def road_clearance(self, xy_m: Array) -> tuple[NDArray[np.bool_], Array]: ...
+    def on_crossing(self, xy_m: Array) -> NDArray[np.bool_]: ...
+    def across_yaw(self, xy_m: Array, yaw_rad: Array) -> Array: ...
 
 
 class Walkway:
@@ -49,22 +58,24 @@ class Walkway:
 class Pedestrians:
     """All pedestrians; arrays [A] in the order of ``add``."""
 
-    def __init__(self, network: RoadNetwork | None, walkways: Sequence[Array] = ()) -> None:
+    def __init__(self, network: Streets | None, walkways: Sequence[Array] = ()) -> None:
         self.network = network
         self.walkways = [Walkway(np.asarray(w, dtype=np.float64)) for w in walkways if len(w) >= 2]
         self.xy = np.zeros((0, 2))
         self.yaw, self.v, self.desired, self.waited = (np.zeros(0) for _ in range(4))
         self.side, self.drift, self.crossing_yaw = np.zeros(0), np.zeros(0), np.zeros(0)
         self.active, self.crossing = (np.zeros(0, dtype=bool) for _ in range(2))
+        self.clearance, self.seen_xy = np.zeros(0), np.zeros((0, 2))  # from the road, at least; where it was measured
         self.follows: list[tuple[int, float, float] | None] = []  # walkway, direction, offset to the left of it
         self.rngs: list[np.random.Generator] = []
 
     def add(self, spec: AgentSpec, rng: np.random.Generator) -> None:
         """A pedestrian joins; one near a walkway follows it."""
         self.xy = np.concatenate([self.xy, [[spec.x_m, spec.y_m]]])
+        self.seen_xy = np.concatenate([self.seen_xy, self.xy[-1:]])
         road = bool(self._on_road(np.array([[spec.x_m, spec.y_m]]))[0])
         values = dict(
-            yaw=spec.yaw_rad, v=spec.speed_mps, desired=spec.desired_speed_mps, waited=0.0, drift=0.0,
+            yaw=spec.yaw_rad, v=spec.speed_mps, desired=spec.desired_speed_mps, waited=0.0, drift=0.0, clearance=0.0,
             side=rng.choice([-1.0, 1.0]), crossing_yaw=spec.yaw_rad, active=True, crossing=road,
         )  # fmt: skip
         for name, value in values.items():
@@ -88,25 +99,41 @@ class Pedestrians:
     def _on_road(self, xy_m: Array) -> NDArray[np.bool_]:
         return self.network.on_road(xy_m) if self.network else np.zeros(len(xy_m), dtype=bool)
 
+    def _roads(self, probe: Array) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Whether everyone, and the point ahead of everyone, is on a lane; asked again only of those who may have come near."""
+        now, ahead = np.zeros(len(probe), dtype=bool), np.zeros(len(probe), dtype=bool)
+        if self.network is None:
+            return now, ahead
+        self.clearance = self.clearance - np.hypot(*(self.xy - self.seen_xy).T)
+        self.seen_xy = self.xy
+        asks = np.flatnonzero(self.active & (self.clearance <= PROBE_M))
+        if len(asks):
+            both = np.concatenate([self.xy[asks], probe[asks]])
+            road, clearance = self.network.road_clearance(both)
+            now[asks], ahead[asks] = np.split(road, 2)
+            self.clearance[asks] = clearance[: len(asks)]
+        return now, ahead
+
     def step(self, dt_s: float, vehicles: Discs) -> None:
         """Move everyone by one step; ``vehicles`` are the discs of all vehicles."""
         if not self.active.any():
             return
         goal = self._goal_headings(dt_s)
-        probe = self.xy + PROBE_M * np.stack([np.cos(self.yaw), np.sin(self.yaw)], axis=-1)
-        road_now, road_ahead = self._on_road(self.xy), self._on_road(probe)
+        probe = self.ahead()
+        road_now, road_ahead = self._roads(probe)
         self.crossing &= road_now | road_ahead
-        allowed = self._may_enter(probe)
         entering = road_ahead & ~road_now & ~self.crossing
+        free = self._free()
+        allowed = self._may_enter(probe, entering, free)
         clear = self._clear(entering & allowed, probe, vehicles)
         go = entering & allowed & clear
         self._start_crossing(go)
         self.waited = np.where(entering & allowed & ~clear, self.waited + dt_s, 0.0)
         bounced = entering & ~allowed
         blocked, away = self._vehicle_ahead(vehicles)
-        goal = np.where(self.crossing & self._free(), self.crossing_yaw, goal)
-        goal = np.where(bounced & self._free(), self.yaw + self.side * 1.0, goal)
-        goal = np.where(blocked & ~self.crossing & self._free(), away, goal)
+        goal = np.where(self.crossing & free, self.crossing_yaw, goal)
+        goal = np.where(bounced & free, self.yaw + self.side * 1.0, goal)
+        goal = np.where(blocked & ~self.crossing & free, away, goal)
         stop = (entering & ~go) | blocked
         turn = np.clip(wrap_angle(goal - self.yaw), -TURN_RATE_RADPS * dt_s, TURN_RATE_RADPS * dt_s)
         self.yaw = self.yaw + np.where(self.active & (self.desired > 0), turn, 0.0)
@@ -116,6 +143,10 @@ class Pedestrians:
         limit = np.where(stop | (speed < 0.5 * self.v), 4.0, ACCELERATION_MPS2) * dt_s
         self.v = np.where(self.active, self.v + np.clip(speed - self.v, -limit, limit), 0.0)
         self.xy = self.xy + (self.v * dt_s)[:, None] * np.stack([np.cos(self.yaw), np.sin(self.yaw)], axis=-1)
+
+    def ahead(self) -> Array:
+        """The next step [A, 2] of everyone."""
+        return self.xy + PROBE_M * np.stack([np.cos(self.yaw), np.sin(self.yaw)], axis=-1)
 
     def _free(self) -> NDArray[np.bool_]:
         return np.array([f is None for f in self.follows], dtype=bool)
@@ -165,10 +196,13 @@ class Pedestrians:
         other, way_direction = options[int(self.rngs[i].integers(len(options)))]
         return other, way_direction, 0.0
 
-    def _may_enter(self, probe: Array) -> NDArray[np.bool_]:
+    def _may_enter(self, probe: Array, entering: NDArray[np.bool_], free: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Walkways lead onto the road on purpose; anyone else enters it on crossings only."""
-        crossing = self.network.on_crossing(probe) if self.network else np.zeros(len(probe), dtype=bool)
-        return crossing | ~self._free()
+        allowed = ~free
+        asks = np.flatnonzero(entering & free)
+        if len(asks) and self.network:
+            allowed[asks] = self.network.on_crossing(probe[asks])
+        return allowed
 
     def _clear(self, candidates: NDArray[np.bool_], probe: Array, vehicles: Discs) -> NDArray[np.bool_]:
         """No vehicle comes near within the time to cross; after some patience, every vehicle can still stop gently."""
@@ -197,10 +231,15 @@ class Pedestrians:
         if len(vehicles.xy_m) == 0:
             return np.zeros(len(self.xy), dtype=bool), self.yaw
         near = self.xy + 0.7 * np.stack([np.cos(self.yaw), np.sin(self.yaw)], axis=-1)
-        apart = np.linalg.norm(near[:, None] - vehicles.xy_m[None], axis=-1) - vehicles.radius_m[None]
-        behind = np.linalg.norm(self.xy[:, None] - vehicles.xy_m[None], axis=-1) - vehicles.radius_m[None] < apart
+        reach = self.xy.min(axis=0) - 8.0, self.xy.max(axis=0) + 8.0
+        close = np.flatnonzero(((vehicles.xy_m > reach[0]) & (vehicles.xy_m < reach[1])).all(axis=1))
+        if len(close) == 0:
+            return np.zeros(len(self.xy), dtype=bool), self.yaw
+        discs, radius = vehicles.xy_m[close], vehicles.radius_m[close]
+        apart = np.hypot(near[:, :1] - discs[:, 0], near[:, 1:] - discs[:, 1]) - radius
+        behind = np.hypot(self.xy[:, :1] - discs[:, 0], self.xy[:, 1:] - discs[:, 1]) - radius < apart
         apart = np.where(behind, np.inf, apart)
-        offset = self.xy - vehicles.xy_m[np.argmin(apart, axis=1)]
+        offset = self.xy - discs[np.argmin(apart, axis=1)]
         return apart.min(axis=1) < 0.7, np.arctan2(offset[:, 1], offset[:, 0])
 
     def discs(self) -> Discs:

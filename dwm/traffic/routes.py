@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from dwm.geometry import wrap_angle
-from dwm.scenes.lane_graph import LaneGraph
+from dwm.scenes.lane_graph import Lane, LaneGraph
 
 Array = NDArray[np.float64]
 LATERAL_ACCELERATION_MPS2 = 2.0
@@ -19,6 +19,7 @@ APPROACH_DECELERATION_MPS2 = 1.2  # how early a driver slows for a curve
 PATH_POINTS = 224  # one point per metre
 CONFLICT_DISTANCE_M = 2.8  # the wide ones need room to turn; lanes side by side are further apart
 FAR_M = 2000.0
+ON_ROAD_M = 0.2
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,6 +37,7 @@ class SampledPath:
     points: Array  # [PATH_POINTS, 4] x, y, yaw (unwrapped), speed limit
     end_m: float  # inf when the route goes on beyond the samples
     connectors: list[tuple[str, float, float]]  # token, start, end along the path
+    crossings: list[tuple[int, float, float]]  # index of the pedestrian crossing, start, end along the path
 
 
 class RoadNetwork:
@@ -53,19 +55,29 @@ class RoadNetwork:
         self._yaw = np.concatenate(points)[:, 2] if points else np.zeros(0)
         self._owners = [token for token, lane in graph.lanes.items() for _ in range(len(lane.centerline))]
         self._half_width = np.array([graph.lanes[t].width_m / 2 for t in self._owners])
+        self._widest_half = float(self._half_width.max()) if points else 0.0
         polygons = [shapely.Polygon(c) for c in graph.crossings if len(c) >= 3]
         self._crossing_centre = np.array([(p.centroid.x, p.centroid.y) for p in polygons]).reshape(-1, 2)
         self._crossing_yaw = np.array([_side_yaw(p) for p in polygons])
         self._crossings = shapely.unary_union(polygons).buffer(0.3) if polygons else None
+        self._crossing_tree = shapely.STRtree([polygon.buffer(0.3) for polygon in polygons])
+        self.crossing_spans = self._spans(np.concatenate(points)[:, :2] if points else np.zeros((0, 2)))
         if self._crossings is not None:
             shapely.prepare(self._crossings)
 
-    def on_road(self, xy_m: Array, margin_m: float = 0.2) -> NDArray[np.bool_]:
+    def on_road(self, xy_m: Array, margin_m: float = ON_ROAD_M) -> NDArray[np.bool_]:
         """Whether points [N, 2] are on a lane."""
         if self._tree is None or len(xy_m) == 0:
             return np.zeros(len(xy_m), dtype=bool)
         distance, index = self._tree.query(xy_m)
         return distance < self._half_width[index] + margin_m
+
+    def road_clearance(self, xy_m: Array) -> tuple[NDArray[np.bool_], Array]:
+        """As ``on_road``, and how far [N] each point can move at least before that changes to True."""
+        if self._tree is None:
+            return np.zeros(len(xy_m), dtype=bool), np.full(len(xy_m), np.inf)
+        distance, index = self._tree.query(xy_m)
+        return distance < self._half_width[index] + ON_ROAD_M, distance - self._widest_half - ON_ROAD_M
 
     def across_yaw(self, xy_m: Array, yaw_rad: Array) -> Array:
         """Heading [N] straight across the road, as near to the given one as can be: along the nearest crossing."""
@@ -84,6 +96,38 @@ class RoadNetwork:
         if self._crossings is None:
             return np.zeros(len(xy_m), dtype=bool)
         return shapely.contains_xy(self._crossings, xy_m[:, 0], xy_m[:, 1])
+
+    def crossing_of(self, xy_m: Array) -> NDArray[np.int64]:
+        """Index [N] of the pedestrian crossing that each point [N, 2] is on, or -1."""
+        found = np.full(len(xy_m), -1)
+        point, crossing = self._crossing_tree.query(shapely.points(xy_m), predicate="intersects")
+        found[point] = crossing
+        return found
+
+    def _spans(self, xy_m: Array) -> dict[str, list[tuple[int, float, float]]]:
+        """Which pedestrian crossings each lane passes, from where to where along it."""
+        spans: dict[tuple[str, int], tuple[float, float]] = {}
+        if len(self._crossing_tree) == 0 or len(xy_m) == 0:
+            return {}
+        arc = np.concatenate([lane.arc_m for lane in self.graph.lanes.values()])
+        point, crossing = self._crossing_tree.query(shapely.points(xy_m), predicate="intersects")
+        for i, which in zip(point, crossing, strict=True):
+            low, high = spans.get((self._owners[i], int(which)), (np.inf, -np.inf))
+            spans[self._owners[i], int(which)] = (min(low, float(arc[i])), max(high, float(arc[i])))
+        found: dict[str, list[tuple[int, float, float]]] = {}
+        for (token, which), (low, high) in spans.items():
+            found.setdefault(token, []).append((which, low, high))
+        return found
+
+    def lane_at(self, route: Route, s_m: float) -> tuple[Lane, float]:
+        """The lane of a route at a distance along its path, and the distance along that lane."""
+        left = route.offset_m + s_m
+        for token in route.lanes[:-1]:
+            lane = self.graph.lanes[token]
+            if left < lane.length_m:
+                return lane, left
+            left -= lane.length_m
+        return self.graph.lanes[route.lanes[-1]], left
 
     def connectors_at(self, x_m: float, y_m: float, yaw_rad: float) -> set[str]:
         """Connectors that a pose could be driving on."""
@@ -108,12 +152,13 @@ class RoadNetwork:
 
     def sample(self, route: Route) -> SampledPath:
         """The route at one point per metre."""
-        pieces, connectors, start = [], [], -route.offset_m
+        pieces, connectors, crossings, start = [], [], [], -route.offset_m
         for token in route.lanes:
             lane = self.graph.lanes[token]
             pieces.append(np.column_stack([lane.arc_m + start, lane.centerline, self.speed_limits[token]]))
             if lane.is_connector:
                 connectors.append((token, start, start + lane.length_m))
+            crossings += [(which, start + low, start + high) for which, low, high in self.crossing_spans.get(token, ())]
             start += lane.length_m
         table = np.concatenate(pieces)
         table[:, 3] = np.unwrap(table[:, 3])
@@ -123,7 +168,7 @@ class RoadNetwork:
         if ends:
             points[grid > start + 1.0, :2] = np.nan
         points[:, 3] = _slow_early(points[:, 3])
-        return SampledPath(points=points, end_m=start if ends else np.inf, connectors=connectors)
+        return SampledPath(points=points, end_m=start if ends else np.inf, connectors=connectors, crossings=crossings)
 
 
 @lru_cache(maxsize=4)
@@ -139,7 +184,7 @@ def straight_path(x_m: float, y_m: float, yaw_rad: float) -> SampledPath:
         [x_m + grid * np.cos(yaw_rad), y_m + grid * np.sin(yaw_rad), np.full_like(grid, yaw_rad), np.full_like(grid, 99.0)],
         axis=-1,
     )
-    return SampledPath(points=points, end_m=np.inf, connectors=[])
+    return SampledPath(points=points, end_m=np.inf, connectors=[], crossings=[])
 
 
 def _side_yaw(polygon: shapely.Polygon) -> float:
@@ -156,6 +201,12 @@ def _speed_profile(centerline: Array, limit_mps: float) -> Array:
     padded = np.pad(curvature, 2, mode="edge")
     smooth = np.median(np.lib.stride_tricks.sliding_window_view(padded, 5), axis=-1)
     return np.clip(np.sqrt(LATERAL_ACCELERATION_MPS2 / np.maximum(smooth, 1e-4)), 2.0, limit_mps)
+
+
+def bend_speeds(yaw_rad: Array) -> Array:
+    """Speed limits [P] for the bends of a path of one heading per metre; NaN headings limit nothing."""
+    bend = np.abs(np.nan_to_num(np.diff(yaw_rad, append=yaw_rad[-1:])))
+    return _slow_early(np.clip(np.sqrt(LATERAL_ACCELERATION_MPS2 / np.maximum(bend, 1e-4)), 2.0, 99.0))
 
 
 def _slow_early(speed_mps: Array) -> Array:

@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 
 from dwm.geometry import transform_from_xy_yaw, yaw_from_rotation
 from dwm.scenes.lane_graph import LaneGraph, LanePoint
-from dwm.traffic.obstacles import box_discs, concatenate
+from dwm.traffic.crossings import crossing_gaps
+from dwm.traffic.drivable import DrivableField
+from dwm.traffic.lane_changes import LaneChanges
+from dwm.traffic.obstacles import Discs, box_discs, concatenate
 from dwm.traffic.pedestrians import Pedestrians
 from dwm.traffic.routes import network_of
-from dwm.traffic.types import AgentSpec, TrafficLog
+from dwm.traffic.types import AgentSpec, Rules, TrafficLog
 from dwm.traffic.vehicles import Vehicles
 
 Array = NDArray[np.float64]
@@ -36,16 +39,22 @@ class ExternalEgo:
 class Simulation:
     """Agents on a lane graph; ``step`` moves all, ``add`` and ``remove`` work at any time. Slots keep the order of ``add``."""
 
-    def __init__(self, graph: LaneGraph | None, rng: np.random.Generator, walkways: Sequence[Array] = ()) -> None:
+    def __init__(
+        self, graph: LaneGraph | None, rng: np.random.Generator, walkways: Sequence[Array] = (), rules: Rules | None = None,
+        field: DrivableField | None = None,
+    ) -> None:  # fmt: skip
         self.network = network_of(graph) if graph is not None and graph.lanes else None
         self.rng = rng
-        self.vehicles = Vehicles(self.network)
-        self.pedestrians = Pedestrians(self.network, walkways)
+        self.vehicles = Vehicles(self.network, field)
+        self.pedestrians = Pedestrians(self.network or field, walkways)
+        self.rules, self.field = rules or Rules(), field
+        self.lane_changes = LaneChanges(self.vehicles)
         self.specs: list[AgentSpec] = []
         self._slots: list[tuple[str, int]] = []
         self._static: list[tuple[float, float, float]] = []
         self._static_active: list[bool] = []
         self._static_sizes: list[tuple[float, float, float]] = []
+        self._parked: Discs | None = None  # discs of what stands, until that changes
 
     def add(self, spec: AgentSpec) -> int:
         """The new agent's slot. Each agent has its own random stream, so that routes do not depend on who else is there."""
@@ -55,6 +64,7 @@ class Simulation:
             self._static.append((spec.x_m, spec.y_m, spec.yaw_rad))
             self._static_sizes.append(spec.size_wlh_m)
             self._static_active.append(True)
+            self._parked = None
         elif spec.behaviour == "pedestrian":
             self._slots.append(("pedestrian", len(self.pedestrians.follows)))
             self.pedestrians.add(spec, own)
@@ -69,6 +79,7 @@ class Simulation:
         kind, index = self._slots[slot]
         if kind == "static":
             self._static_active[index] = False
+            self._parked = None
         elif kind == "pedestrian":
             self.pedestrians.active[index] = False
         else:
@@ -76,20 +87,31 @@ class Simulation:
 
     def step(self, dt_s: float, ego: ExternalEgo | None = None) -> None:
         """Move all agents by ``dt_s`` among each other and an ego driven from outside."""
-        keep = [i for i, active in enumerate(self._static_active) if active]
-        poses = np.array([self._static[i] for i in keep]).reshape(-1, 3)
-        sizes = np.array([self._static_sizes[i] for i in keep]).reshape(-1, 3)
-        alone = np.full(len(keep), -1)
-        parked = box_discs(poses[:, :2], poses[:, 2], sizes, np.zeros(len(keep)), 0.05, alone)
-        vehicles, taken = [self.vehicles.discs(), parked], set[str]()
+        vehicles, taken = [self.vehicles.discs(), self._parked_discs()], set[str]()
         if ego is not None:
             vehicles.append(self._ego_discs(ego))
             if self.network is not None:
                 taken = set().union(*(self.network.connectors_at(*pose) for pose in ego.ahead))
         wheels = concatenate(vehicles)
         everyone = concatenate([wheels, self.pedestrians.discs()])
-        self.vehicles.step(dt_s, everyone, taken)
+        if self.rules.lane_changes:
+            self.lane_changes.step(everyone)
+        stops = crossing_gaps(self.vehicles, self.pedestrians) if self.rules.stop_at_crossings else None
+        self.vehicles.step(dt_s, everyone, taken, stops)
         self.pedestrians.step(dt_s, wheels)
+
+    def _parked_discs(self) -> Discs:
+        if self._parked is None:
+            keep = [i for i, active in enumerate(self._static_active) if active]
+            poses = np.array([self._static[i] for i in keep]).reshape(-1, 3)
+            sizes = np.array([self._static_sizes[i] for i in keep]).reshape(-1, 3)
+            alone = np.full(len(keep), -1)
+            if self.field is not None and self.vehicles.obstacles is None and len(keep):
+                # Once: what leaves later is out of sight.
+                around = self.vehicles.poses()[0][0] if len(self.vehicles.s) else poses[0, :2]
+                self.vehicles.obstacles = self.field.obstacles(poses[:, :2], poses[:, 2], sizes, around)
+            self._parked = box_discs(poses[:, :2], poses[:, 2], sizes, np.zeros(len(keep)), 0.05, alone)
+        return self._parked
 
     def _ego_discs(self, ego: ExternalEgo):
         return box_discs(
@@ -99,17 +121,15 @@ class Simulation:
     def state(self) -> tuple[Array, Array, Array, NDArray[np.bool_]]:
         """Positions [A, 2], headings [A], speeds [A] and presence [A] of all slots."""
         xy, yaw = self.vehicles.poses()
-        walkers = self.pedestrians
-        out = np.zeros((len(self._slots), 4))
-        present = np.zeros(len(self._slots), dtype=bool)
-        for slot, (kind, i) in enumerate(self._slots):
-            if kind == "static":
-                out[slot], present[slot] = (*self._static[i], 0.0), self._static_active[i]
-            elif kind == "pedestrian":
-                out[slot], present[slot] = (*walkers.xy[i], walkers.yaw[i], walkers.v[i]), walkers.active[i]
-            else:
-                out[slot], present[slot] = (*xy[i], yaw[i], self.vehicles.v[i]), self.vehicles.active[i]
-        return out[:, :2], out[:, 2], out[:, 3], present
+        walkers, count = self.pedestrians, len(self._static)
+        still = np.array(self._static, dtype=np.float64).reshape(-1, 3)
+        positions = np.concatenate([still[:, :2], walkers.xy, xy])
+        headings = np.concatenate([still[:, 2], walkers.yaw, yaw])
+        speeds = np.concatenate([np.zeros(count), walkers.v, self.vehicles.v])
+        present = np.concatenate([np.array(self._static_active, dtype=bool), walkers.active, self.vehicles.active])
+        first = {"static": 0, "pedestrian": count, "vehicle": count + len(walkers.yaw)}
+        order = np.array([first[kind] + index for kind, index in self._slots], dtype=np.int64)
+        return positions[order], headings[order], speeds[order], present[order]
 
 
 def ego_at(ego_to_global: Array, timestamps_us: NDArray[np.int64], index: int) -> ExternalEgo:
@@ -132,13 +152,14 @@ def simulate(
     rng: np.random.Generator,
     external_ego: Array | None = None,
     walkways: Sequence[Array] = (),
+    rules: Rules | None = None,
 ) -> TrafficLog:
     """All agents at the given times [T]; the first is their initial state.
 
     ``external_ego`` [T, 4, 4] are poses (rear axle) of a car of EGO_SIZE_WLH_M that drives its own path and that others
     react to. ``walkways`` are polylines [K, 2] that pedestrians near them follow, crossings included.
     """
-    simulation = Simulation(graph, rng, walkways)
+    simulation = Simulation(graph, rng, walkways, rules)
     for spec in specs:
         simulation.add(spec)
     states = []

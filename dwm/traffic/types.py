@@ -27,6 +27,16 @@ class AgentSpec:
     behaviour: Behaviour
     desired_speed_mps: float
     stops_at_end: bool = False  # where the lane graph ends: stop instead of vanishing
+    clearance_m: float = 0.0  # from the edge of the road, kept where no lanes are known; 0: that of the first pose
+    edge_side: float = 1.0  # which side that edge is on: 1 right, -1 left
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What drivers do besides following, giving way and braking for whoever is in their way."""
+
+    lane_changes: bool = False
+    stop_at_crossings: bool = False  # before the crossing, also for pedestrians who wait to step onto it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwm.traffic import idm
-from dwm.traffic.junctions import Request, Reservations
-from dwm.traffic.obstacles import Blockers, Discs, box_discs, find_blockers
-from dwm.traffic.routes import PATH_POINTS, RoadNetwork, Route, SampledPath, straight_path
+from dwm.traffic.drivable import DrivableField, Habits, Obstacles
+from dwm.traffic.junctions import Reservations
+from dwm.traffic.obstacles import Blockers, Discs, box_discs, concatenate, find_blockers
+from dwm.traffic.right_of_way import junction_gaps
+from dwm.traffic.routes import PATH_POINTS, RoadNetwork, Route, SampledPath, bend_speeds, straight_path
 from dwm.traffic.types import AgentSpec
 
 Array = NDArray[np.float64]
@@ -20,8 +22,16 @@ RETURN_ACCELERATION_MPS2 = 2.0
 STEERING_PER_M_S = 0.12  # how fast the curvature of the return may change
 JERK_MPS3 = 8.0
 EMERGENCY_JERK_MPS3 = 40.0
-STOP_LINE_M = 1.0
 REBUILD_AT_M = 100.0
+PLAN_AHEAD_M, PLAN_M = 75.0, 45
+SOON_S = (1.0, 2.2)
+CROSSING_RAD = 1.1  # as far from a right angle paths may meet to cross
+
+
+STATE = (
+    "s", "v", "a", "lateral", "slope", "bend", "desired", "target", "wander", "phase", "travelled", "shift", "shift_start",
+    "shift_length", "settled_s", "wanted",
+)  # fmt: skip
 
 
 @dataclass(slots=True, kw_only=True)
@@ -34,19 +44,31 @@ class Driver:
     rng: np.random.Generator
     end_m: float
     held: list[tuple[str, float]] = field(default_factory=list)  # connector, where along the path it is left
+    crossings: list[tuple[int, float, float]] = field(default_factory=list)  # which, where along the path it starts and ends
+    yields_at: set[int] = field(default_factory=set)  # crossings before which it stops for somebody
+    changes: int = 0  # of lane
+    stops: bool = False  # where its path ends, instead of vanishing
+    planned_m: float = np.inf  # how far its path is known; finite for one that follows the edge of the road
+    bend_per_m: float = 0.0  # curvature at the end of a planned path
+    clearance_m: float = 0.0  # distance that it keeps from the edge of the road
 
 
 class Vehicles:
     """All moving vehicles. Arrays [A] share the order of ``drivers``; vehicles that left stay as ``active`` False."""
 
-    def __init__(self, network: RoadNetwork | None) -> None:
-        self.network = network
+    def __init__(self, network: RoadNetwork | None, field: DrivableField | None = None) -> None:
+        self.network, self.field = network, field
+        self.plans = False  # whether anybody follows the edge of the road
+        self.obstacles: Obstacles | None = None  # what stands, for those who follow the edge of the road
         self.reservations = Reservations(network.conflicts if network else {})
         self.drivers: list[Driver] = []
         self.paths = np.zeros((0, PATH_POINTS, 4))
         self.size = np.zeros((0, 3))
         self.active = np.zeros(0, dtype=bool)
-        for name in ("s", "v", "a", "lateral", "slope", "bend", "desired", "target", "wander", "phase", "travelled"):
+        self.time_s = 0.0
+        self.seen: Blockers | None = None  # of the last step
+        self._poses: tuple[Array, Array] | None = None
+        for name in STATE:
             setattr(self, name, np.zeros(0))
 
     s: Array
@@ -60,15 +82,21 @@ class Vehicles:
     wander: Array
     phase: Array
     travelled: Array
+    shift: Array  # lateral distance of a lane change that began ``shift_start`` metres into the drive,
+    shift_start: Array
+    shift_length: Array  # and ends this much later
+    settled_s: Array  # when the last lane change began
+    wanted: Array  # acceleration that the driver wants, without regard to stop lines
 
     def add(self, spec: AgentSpec, rng: np.random.Generator) -> None:
-        """A vehicle joins at its pose, on its lane if it has one near."""
+        """A vehicle joins at its pose: on its lane if it has one near, else along the road's edge, else straight on."""
         point = None
         if spec.behaviour == "lane" and self.network is not None:
             point = self.network.graph.nearest(spec.x_m, spec.y_m, spec.yaw_rad)
         if point is None:
             driver = Driver(spec=spec, route=None, connectors=[], rng=rng, end_m=np.inf)
             path, lateral, slope, target, wander = straight_path(spec.x_m, spec.y_m, spec.yaw_rad), 0.0, 0.0, 0.0, 0.0
+            self._start_planning(driver, spec, path)
         else:
             assert self.network is not None
             lane = self.network.graph.lanes[point.lane]
@@ -76,11 +104,21 @@ class Vehicles:
             self.network.extend(route, PATH_POINTS + 5.0, rng, spec.stops_at_end)
             path = self.network.sample(route)
             driver = Driver(spec=spec, route=route, connectors=path.connectors, rng=rng, end_m=path.end_m)
-            lateral, slope = _relative(spec, path)
+            driver.crossings, driver.stops = path.crossings, spec.stops_at_end
+            lateral, slope = _relative(spec.x_m, spec.y_m, spec.yaw_rad, path)
             target = _lane_position(spec, lane.width_m)
             wander = max(0.0, min(0.15, (lane.width_m - spec.size_wlh_m[0]) * 0.1))
         self._append(driver, path, spec, lateral, slope, target, wander)
         self._hold_current(len(self.drivers) - 1)
+
+    def _start_planning(self, driver: Driver, spec: AgentSpec, path: SampledPath) -> None:
+        here = np.array([[spec.x_m, spec.y_m]])
+        if self.field is None or not self.field.on_road(here)[0]:
+            return
+        half = spec.size_wlh_m[0] / 2
+        driver.planned_m, driver.stops, self.plans = 0.0, True, True
+        driver.clearance_m = spec.clearance_m or self.field.preferred_clearance_m(here, half)
+        path.points[1:] = np.nan
 
     def _append(
         self, driver: Driver, path: SampledPath, spec: AgentSpec, lateral: float, slope: float, target: float, wander: float
@@ -93,8 +131,10 @@ class Vehicles:
         values = dict(
             s=0.0, v=max(spec.speed_mps, 0.0), a=0.0, lateral=lateral, slope=slope, bend=0.0,
             desired=spec.desired_speed_mps, target=target,
-            wander=wander, phase=driver.rng.choice([0.0, np.pi]), travelled=0.0,
+            wander=wander, phase=driver.rng.choice([0.0, np.pi]), travelled=0.0, shift=0.0, shift_start=0.0, shift_length=1.0,
+            settled_s=-np.inf, wanted=0.0,
         )  # fmt: skip
+        self._poses = None
         for name, value in values.items():
             setattr(self, name, np.append(getattr(self, name), value))
 
@@ -111,36 +151,119 @@ class Vehicles:
 
     def poses(self) -> tuple[Array, Array]:
         """Positions [A, 2] and headings [A]."""
+        if self._poses is None:
+            point, lateral, slope = self.path_points(), *self.offsets()
+            xy = np.empty((len(self.s), 2))
+            xy[:, 0] = point[:, 0] - lateral * np.sin(point[:, 2])
+            xy[:, 1] = point[:, 1] + lateral * np.cos(point[:, 2])
+            self._poses = xy, point[:, 2] + np.arctan(slope)
+        return self._poses
+
+    def path_points(self) -> Array:
+        """x, y, yaw [A, 3] of each path at the vehicle's place."""
         whole = np.clip(self.s.astype(np.int64), 0, PATH_POINTS - 2)
         rows = np.arange(len(self.s))
-        before, after = self.paths[rows, whole, :3], self.paths[rows, whole + 1, :3]
-        x, y, yaw = (before + (self.s - whole)[:, None] * np.nan_to_num(after - before)).T
-        xy = np.stack([x - self.lateral * np.sin(yaw), y + self.lateral * np.cos(yaw)], axis=-1)
-        return xy, yaw + np.arctan(self.slope)
+        before = self.paths[rows, whole, :3]
+        step = self.paths[rows, whole + 1, :3] - before
+        step[np.isnan(step)] = 0.0
+        return before + (self.s - whole)[:, None] * step
+
+    def offsets(self) -> tuple[Array, Array]:
+        """Distance [A] to the left of the path, and its slope: the return to the lane plus a lane change under way."""
+        if not self.shift.any():
+            return self.lateral, self.slope
+        u = np.clip((self.travelled - self.shift_start) / self.shift_length, 0.0, 1.0)
+        left = self.shift * (1 - u**3 * (10 - 15 * u + 6 * u**2))
+        return self.lateral + left, self.slope - self.shift * 30 * (u * (1 - u)) ** 2 / self.shift_length
 
     def discs(self) -> Discs:
-        """The vehicles as obstacles to each other."""
+        """The vehicles as obstacles to each other; one that changes lanes counts in both."""
         xy, yaw = self.poses()
         keep = np.flatnonzero(self.active)
+        if self.shift.any():
+            moving = np.flatnonzero(self.active & (self.shift != 0.0))
+            point = self.path_points()[moving]
+            side = np.stack([-np.sin(point[:, 2]), np.cos(point[:, 2])], axis=-1)
+            xy = np.concatenate([xy[keep], point[:, :2] + self.lateral[moving, None] * side])
+            yaw = np.concatenate([yaw[keep], point[:, 2]])
+            keep = np.concatenate([keep, moving])
+            return box_discs(xy, yaw, self.size[keep], self.v[keep], 0.25, keep)
         return box_discs(xy[keep], yaw[keep], self.size[keep], self.v[keep], 0.25, keep)
 
-    def step(self, dt_s: float, discs: Discs, taken: set[str]) -> None:
-        """Move by one step among the obstacles ``discs``; ``taken`` are connectors used by an external vehicle."""
+    def step(self, dt_s: float, discs: Discs, taken: set[str], stop_gap_m: Array | None = None) -> None:
+        """Move by one step among the obstacles ``discs``.
+
+        ``taken`` are connectors used by an external vehicle; ``stop_gap_m`` [A] further lines to stop at.
+        """
         if not self.active.any():
             return
-        blockers = find_blockers(self.paths, self.s, self.lateral, self.size[:, 0], self.size[:, 1], discs)
-        wanted = self._wanted_acceleration(blockers, self._stop_gaps(blockers, taken))
-        self._move(dt_s, wanted)
+        if self.plans:
+            self._plan_ahead()
+        self.seen = blockers = self.blockers(discs)
+        gaps = junction_gaps(self, blockers, taken)
+        self._move(dt_s, self._wanted_acceleration(blockers, gaps if stop_gap_m is None else np.minimum(gaps, stop_gap_m)))
         self._housekeeping()
+        self.time_s += dt_s
+
+    def blockers(self, discs: Discs) -> Blockers:
+        """Who is in the corridor of each vehicle; in a lane change it spans both lanes."""
+        lateral, _ = self.offsets()
+        toward = self.lateral if self.shift.any() else None
+        width, length = self.size[:, 0], self.size[:, 1]
+        rows = np.flatnonzero(self.active)
+        if not self.plans:
+            return find_blockers(self.paths, self.s, lateral, width, length, discs, rows, toward)
+        everywhere = concatenate([discs, self._soon()])
+        found = find_blockers(self.paths, self.s, lateral, width, length, everywhere, rows, toward)
+        # Without lanes there is no right of way: the one who came first lets those who cross go.
+        crosses = (found.owner > found.vehicle) & (np.abs(found.turn_rad - np.pi / 2) < CROSSING_RAD)
+        return found.keep((found.disc < len(discs.xy_m)) | crosses)
+
+    def _soon(self) -> Discs:
+        """Where the vehicles will be within the next seconds."""
+        keep = np.flatnonzero(self.active & (self.v > 0.5))
+        parts = []
+        for t in SOON_S:
+            k = np.clip((self.s + self.v * t).astype(np.int64), 0, PATH_POINTS - 1)[keep]
+            point = self.paths[keep, k, :3]
+            known = ~np.isnan(point[:, 0])
+            who = keep[known]
+            parts.append(box_discs(point[known, :2], point[known, 2], self.size[who], np.zeros(len(who)), 0.25, who))
+        return concatenate(parts)
+
+    def _plan_ahead(self) -> None:
+        """Extend the paths of those who follow the edge of the road, all at once."""
+        due = [
+            i for i in np.flatnonzero(self.active)
+            if np.isinf(self.drivers[i].end_m) and self.drivers[i].planned_m - self.s[i] < PLAN_AHEAD_M
+        ]  # fmt: skip
+        if not due or self.field is None:
+            return
+        drivers = [self.drivers[i] for i in due]
+        ends = np.array([int(driver.planned_m) for driver in drivers])
+        habits = Habits(
+            clearance_m=np.array([d.clearance_m for d in drivers]), side=np.array([d.spec.edge_side for d in drivers]),
+            half_width_m=self.size[due, 0] / 2,
+        )  # fmt: skip
+        bends = np.array([driver.bend_per_m for driver in drivers])
+        planned = self.field.plan(self.paths[due, ends, :3], bends, habits, PLAN_M, self.obstacles)
+        for k, (i, driver, end) in enumerate(zip(due, drivers, ends, strict=True)):
+            length = int(planned.length_m[k])
+            driver.bend_per_m, driver.planned_m = float(planned.curvature_per_m[k]), float(end + length)
+            driver.end_m = float(end + length) if length < PLAN_M else np.inf
+            self.paths[i, end + 1 : end + length + 1, :3] = planned.points[k, :length]
+            self.paths[i, :, 3] = bend_speeds(self.paths[i, :, 2])
 
     def _wanted_acceleration(self, blockers: Blockers, stop_gap_m: Array) -> Array:
         rows = np.arange(len(self.s))
         limit = self.paths[rows, np.clip(self.s.astype(np.int64) + 1, 0, PATH_POINTS - 1), 3]
-        strongest = idm.interaction(self.v, 0.0, stop_gap_m)
+        strongest = np.zeros(len(self.s))
         if len(blockers.vehicle):
             pull = idm.interaction(self.v[blockers.vehicle], blockers.speed_mps, blockers.gap_m)
             np.minimum.at(strongest, blockers.vehicle, pull)
-        wanted = idm.free_acceleration(self.v, np.minimum(self.desired, limit)) + strongest
+        free = idm.free_acceleration(self.v, np.minimum(self.desired, limit))
+        self.wanted = free + strongest
+        wanted = free + np.minimum(strongest, idm.interaction(self.v, 0.0, stop_gap_m))
         return np.maximum(wanted, -idm.IDM.hardest_braking_mps2)
 
     def _move(self, dt_s: float, wanted: Array) -> None:
@@ -159,82 +282,8 @@ class Vehicles:
         self.bend = np.clip(bend, self.bend - STEERING_PER_M_S * dt_s, self.bend + STEERING_PER_M_S * dt_s)
         self.slope = self.slope + self.bend * distance
         self.lateral = self.lateral + self.slope * distance
-
-    def _stop_gaps(self, blockers: Blockers, taken: set[str]) -> Array:
-        """Gap [A] to the line where each vehicle must stop: at a junction it may not enter yet, or at the end of the road."""
-        gaps = np.full(len(self.s), np.inf)
-        self._give_way(taken)
-        asked = {int(i): self._next_entry(int(i)) for i in np.flatnonzero(self.active)}
-        entries: dict[int, tuple[str, float, float]] = {}
-        requests: list[Request] = []
-        for i in np.flatnonzero(self.active):
-            driver, half = self.drivers[i], self.size[i, 1] / 2
-            if driver.spec.stops_at_end:
-                gaps[i] = driver.end_m - self.s[i] - half
-            entry = asked[int(i)]
-            if entry is None:
-                continue
-            distance = entry[1] - self.s[i] - half
-            if distance < self.v[i] ** 2 / 3.0 + 8.0:
-                entries[int(i)] = (entry[0], entry[2], distance)
-                if self._queues(int(i), entry[1], blockers, asked):
-                    continue
-                hurried = self.v[i] ** 2 / (2 * max(distance, 0.1)) > 5.0
-                requests.append(
-                    Request(
-                        vehicle=int(i),
-                        connector=entry[0],
-                        must_go=bool(hurried),
-                        exit_free=self._exit_free(int(i), entry, blockers),
-                    )
-                )
-        granted = self.reservations.decide(requests, taken)
-        for i, (token, end, distance) in entries.items():
-            if i in granted:
-                self.drivers[i].held.append((token, end))
-            else:
-                gaps[i] = min(gaps[i], distance + STOP_LINE_M)
-        return gaps
-
-    def _give_way(self, taken: set[str]) -> None:
-        """Return reservations that an external vehicle crosses, where the vehicle can still stop without haste."""
-        for i in np.flatnonzero(self.active) if taken else ():
-            driver = self.drivers[i]
-            entries = {token: start for token, start, _ in driver.connectors}
-            for token, end in list(driver.held):
-                distance = entries.get(token, -np.inf) - self.s[i] - self.size[i, 1] / 2
-                if (
-                    self.reservations.conflicts.get(token, frozenset()) & taken
-                    and distance > self.v[i] ** 2 / 7.0 + 0.2 * self.v[i]
-                ):
-                    self.reservations.release(int(i), token)
-                    driver.held.remove((token, end))
-
-    def _next_entry(self, index: int) -> tuple[str, float, float] | None:
-        driver = self.drivers[index]
-        held = {token for token, _ in driver.held}
-        for token, start, end in driver.connectors:
-            if start > self.s[index] - 0.5 and token not in held and self.reservations.conflicts.get(token):
-                return token, start, end
-        return None
-
-    def _queues(
-        self, index: int, start_m: float, blockers: Blockers, asked: dict[int, tuple[str, float, float] | None]
-    ) -> bool:
-        """Whether someone ahead in the same lane still waits for the junction: who cannot enter must not reserve."""
-        ahead = blockers.owner[(blockers.vehicle == index) & (blockers.along_m + self.s[index] < start_m - 1.0)]
-        return any(
-            j >= 0 and (entry := asked.get(int(j))) is not None and entry[1] - self.s[j] < start_m - self.s[index]
-            for j in set(ahead)
-        )
-
-    def _exit_free(self, index: int, entry: tuple[str, float, float], blockers: Blockers) -> bool:
-        """Whether no one stands where this vehicle would have to wait behind the junction."""
-        _, start, end = entry
-        mine = blockers.vehicle == index
-        along = self.s[index] + blockers.along_m[mine]
-        stands = (blockers.speed_mps[mine] < 1.0) & (along > start) & (along < end + self.size[index, 1] + 3.0)
-        return not bool(stands.any())
+        self.shift[self.travelled >= self.shift_start + self.shift_length] = 0.0
+        self._poses = None
 
     def _housekeeping(self) -> None:
         for i in np.flatnonzero(self.active):
@@ -242,7 +291,7 @@ class Vehicles:
             for token, end in [h for h in driver.held if self.s[i] - self.size[i, 1] / 2 > h[1]]:
                 self.reservations.release(int(i), token)
                 driver.held.remove((token, end))
-            if self.s[i] >= driver.end_m - 0.1 and not driver.spec.stops_at_end:
+            if self.s[i] >= driver.end_m - 0.1 and not driver.stops:
                 self.remove(int(i))
             elif self.s[i] > REBUILD_AT_M:
                 self._rebuild(int(i))
@@ -255,7 +304,13 @@ class Vehicles:
     def _rebuild(self, index: int) -> None:
         """Start the path anew by whole metres, so that the samples ahead stay the same points."""
         driver, moved = self.drivers[index], float(int(self.s[index]))
-        if driver.route is None or self.network is None:
+        if np.isfinite(driver.planned_m):
+            points = np.full((PATH_POINTS, 4), np.nan)
+            points[: PATH_POINTS - int(moved)] = self.paths[index, int(moved) :]
+            points[:, 3] = bend_speeds(points[:, 2])
+            driver.planned_m -= moved
+            path = SampledPath(points=points, end_m=driver.end_m - moved, connectors=[], crossings=[])
+        elif driver.route is None or self.network is None:
             x, y, yaw = self.paths[index, int(moved), :3]
             path = straight_path(x, y, yaw)
         else:
@@ -265,19 +320,38 @@ class Vehicles:
                 route.offset_m -= lanes[route.lanes.pop(0)].length_m
             self.network.extend(route, PATH_POINTS + 5.0, driver.rng, driver.spec.stops_at_end)
             path = self.network.sample(route)
-        driver.connectors, driver.end_m = path.connectors, path.end_m
+        driver.connectors, driver.crossings, driver.end_m = path.connectors, path.crossings, path.end_m
         driver.held = [(token, end - moved) for token, end in driver.held]
-        self.paths[index] = path.points
-        turns = np.round((self.paths[index, 0, 2] - path.points[0, 2]) / (2 * np.pi))
-        self.paths[index, :, 2] += turns * 2 * np.pi
+        self.set_path(index, path)
         self.s[index] -= moved
 
+    def change_route(self, index: int, route: Route, length_m: float) -> None:
+        """Move over to a route beside the present one within ``length_m`` of road; lateral position and heading are kept."""
+        assert self.network is not None
+        driver, (xy, yaw) = self.drivers[index], (values[index] for values in self.poses())
+        self.network.extend(route, PATH_POINTS + 5.0, driver.rng, driver.spec.stops_at_end)
+        path = self.network.sample(route)
+        lateral, self.slope[index] = _relative(float(xy[0]), float(xy[1]), float(yaw), path)
+        driver.route, driver.connectors, driver.crossings, driver.end_m = route, path.connectors, path.crossings, path.end_m
+        self.set_path(index, path)
+        self.s[index] = 0.0
+        self.shift[index], self.shift_length[index] = lateral - self.lateral[index], length_m
+        self.shift_start[index], self.settled_s[index] = self.travelled[index], self.time_s
 
-def _relative(spec: AgentSpec, path: SampledPath) -> tuple[float, float]:
+    def set_path(self, index: int, path: SampledPath) -> None:
+        """Follow another path from now on; its heading is unwrapped next to the present one."""
+        points = path.points.copy()
+        here = self.paths[index, min(int(self.s[index]), PATH_POINTS - 1), 2]
+        points[:, 2] += np.round((np.nan_to_num(here) - points[0, 2]) / (2 * np.pi)) * 2 * np.pi
+        self.paths[index] = points
+        self._poses = None
+
+
+def _relative(x_m: float, y_m: float, yaw_rad: float, path: SampledPath) -> tuple[float, float]:
     """Lateral offset [m] and slope of a pose relative to the start of a path."""
     x, y, yaw = path.points[0, :3]
-    error = float(np.clip((spec.yaw_rad - yaw + np.pi) % (2 * np.pi) - np.pi, -1.2, 1.2))
-    lateral = -(spec.x_m - x) * np.sin(yaw) + (spec.y_m - y) * np.cos(yaw)
+    error = float(np.clip((yaw_rad - yaw + np.pi) % (2 * np.pi) - np.pi, -1.2, 1.2))
+    lateral = -(x_m - x) * np.sin(yaw) + (y_m - y) * np.cos(yaw)
     return float(lateral), float(np.tan(error))
 
 

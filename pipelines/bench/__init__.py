@@ -27,6 +27,7 @@ BENCHES: dict[str, Bench] = {
     "labels": Bench(arguments=("dataroot", "version", "things")),
     "scenarios": Bench(arguments=("dataroot", "version", "cases", "duration", "out")),
     "degenerate": Bench(arguments=("dataroot", "version", "duration")),
+    "traffic": Bench(arguments=("dataroot", "version", "seeds", "out")),
     "scenario_cost": Bench(arguments=("dataroot", "version", "cases", "duration")),
 }
 
