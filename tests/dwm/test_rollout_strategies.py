@@ -47,12 +47,12 @@ class FakeConditioner:
     def appearance(self, frame: int, images_V3HW: Tensor, things: Things) -> tuple[int, Tensor]:
         return frame, images_V3HW
 
-    def sharpness(self, source: Given, target: int) -> Tensor:
+    def sharpness(self, source: Given, target: int, *, log: bool = False) -> Tensor:
         """Halves per window."""
         before = torch.ones(V, H, W) if source.sharpness_VHW is None else source.sharpness_VHW
         return before / 2
 
-    def window(self, frames, *, fps, codec, source=None, appearance=None, layout=True) -> DenoiseCondition:
+    def window(self, frames, *, fps, codec, source=None, appearance=None, layout=True, log=False) -> DenoiseCondition:
         picture = None if source is None else source.images_V3HW.clone()
         worn = None if source is None else source.sharpness_VHW
         self.asked.append(
