@@ -11,7 +11,7 @@ import torch
 
 from dwm.conditioning.build import Given, ScenarioConditioner
 from dwm.conditioning.log_memory import merged, usable, worn
-from dwm.conditioning.log_reader import usable_sweeps
+from dwm.conditioning.log_reader import logged_boxes, read_logged_points, usable_sweeps
 from dwm.conditioning.logged_points import Drawn, LoggedPoints, Sweep, build_logged_points, gather
 from dwm.conditioning.photos import Boxes, Shot
 from dwm.conditioning.reprojection import Trace
@@ -19,7 +19,10 @@ from dwm.geometry import rotation_from_yaw, transform_from_xy_yaw
 from dwm.scenario.build import build_scenario
 from dwm.scenario.perturbations import BASELINE
 from dwm.scenario.types import Scenario
+from dwm.scenes.clips import read_image
+from dwm.scenes.nuscenes import list_scenes, read_scene
 from dwm.scenes.types import LidarSweep
+from tests.conftest import VERSION
 from tests.factories import make_cameras, make_scene
 
 H, W = 128, 224
@@ -239,3 +242,20 @@ def test_of_the_sweeps_between_key_frames_three_are_used_and_files_that_are_miss
     assert 10 not in times
     assert len(times) == 2 + 3
     assert len({t // 5 for t in times}) >= 4
+
+
+def test_a_dataroots_log_drawn_from_a_logged_camera_is_that_cameras_picture(pg_dataroot: Path):
+    scene = read_scene(pg_dataroot, VERSION, list_scenes(pg_dataroot, VERSION)[0])
+    points = read_logged_points(scene)
+    assert points is not None
+    camera = scene.cameras[0]
+    frame = next(f for f in scene.frames["CAM_FRONT"] if f.sample_token == scene.sample_tokens[1] and f.is_key_frame)
+    boxes = logged_boxes(scene, frame.timestamp_us)
+    drawn = points.draw((camera,), frame.ego_to_global, boxes, camera.height_px, camera.width_px)
+    known = drawn.known_VHW[0].numpy()
+    assert known.mean() > 0.4
+    image = read_image(frame.path).astype(float)
+    error = np.abs((drawn.images_V3HW[0].movedim(0, -1).numpy() + 1) * 127.5 - image).mean(-1)[known]
+    assert np.median(error) < 4
+    lower = np.roll(image, 6, axis=0)
+    assert error.mean() < 0.5 * np.abs(lower - image).mean(-1)[known].mean()
