@@ -208,13 +208,15 @@ class ScenarioConditioner:
         """
         layouts = torch.stack([self.layout(f).maps_VCHW for f in frames]) if layout else None
         memory, valid, colours, known = None, None, None, None
+        for f in frames if layout or source is not None else ():
+            self.layout(f)  # cast before the threads ask for them
         if appearance is not None and layout:
-            for f in frames:
-                self.layout(f)  # cast before the threads ask for them
             with ThreadPoolExecutor(_PAINTERS) as pool:
                 colours, known = _encoded(codec, list(pool.map(lambda f: self.painted(appearance, f), frames)))
         if source is not None:
-            memory, valid = _encoded(codec, [self.memory(source, f, log=log) for f in frames])
+            log = log and self.points is not None  # read before the threads ask for them
+            with ThreadPoolExecutor(_PAINTERS if log else 1) as pool:
+                memory, valid = _encoded(codec, list(pool.map(lambda f: self.memory(source, f, log=log), frames)))
         on = torch.ones(1, dtype=torch.bool, device=self.device)
         return DenoiseCondition(
             waypoints_BTK=self.waypoints(frames)[None].to(self.device), cameras_BVK=camera_features(self.cameras)[None].to(self.device),

@@ -92,7 +92,7 @@ def _in_sight(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Of the discs that face a camera and fall into its image: index [N], pixel [N, 2], z-depth [N], half extents [N, 2]."""
     rotation, centre = pose_44[:3, :3], pose_44[:3, 3]
-    x, y, z = ((surfels.xyz_P3 - centre) @ rotation).unbind(-1)
+    x, y, z = rotation.T @ (surfels.xyz_P3 - centre).T  # rows that lie together in memory
     # The image's borders are planes through the camera: no division before most discs are gone.
     (fx, fy), (cx, cy) = (k_33[[0, 1], [0, 1]].tolist(), k_33[:2, 2].tolist())
     inside = (z > NEAR_M) & (fx * x > (-LARGEST_PX - cx) * z) & (fx * x < (width + LARGEST_PX - cx) * z)
@@ -122,16 +122,19 @@ def _foreshortened(normal_N3: Tensor, line_N3: Tensor) -> Tensor:
 
 def _pairs(uv_N2: Tensor, half_N2: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """All pixels whose middle a rectangle covers: index of the rectangle [M], flat pixel [M]."""
-    limit = torch.tensor([width, height], device=uv_N2.device)
-    low = (uv_N2 - half_N2 - 0.5).ceil().long().clamp(min=0)
-    high = torch.minimum((uv_N2 + half_N2 - 0.5).floor().long() + 1, limit)
-    columns, rows = (high - low).clamp(min=0).unbind(-1)
+    limit = torch.tensor([width, height], device=uv_N2.device, dtype=torch.int32)
+    low = (uv_N2 - half_N2 - 0.5).ceil().int().clamp(min=0)
+    high = torch.minimum((uv_N2 + half_N2 - 0.5).floor().int() + 1, limit)
+    columns, rows = (high - low).clamp(min=0).T.contiguous()
     count = columns * rows
-    disc = torch.repeat_interleave(torch.arange(len(count), device=count.device), count)
-    nth = torch.arange(len(disc), device=count.device) - (torch.cumsum(count, 0) - count)[disc]
-    row = torch.div(nth, columns[disc], rounding_mode="floor")
-    first = low[:, 1] * width + low[:, 0]
-    return disc, first[disc] + nth + row * (width - columns)[disc]
+    disc = torch.repeat_interleave(count)
+    nth = (
+        torch.arange(len(disc), device=count.device, dtype=torch.int32)
+        - (torch.cumsum(count, 0, dtype=torch.int32) - count)[disc]
+    )
+    columns, first = columns[disc], (low[:, 1] * width + low[:, 0])[disc]
+    row = torch.div(nth, columns, rounding_mode="floor")
+    return disc, (first + nth + row * (width - columns)).long()
 
 
 def _rays(k_33: NDArray[np.float64], pose_44: Tensor, height: int, width: int) -> Tensor:

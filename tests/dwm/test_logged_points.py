@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from dwm.codec.autoencoder import Autoencoder, CodecConfig
 from dwm.conditioning.build import Given, ScenarioConditioner
 from dwm.conditioning.log_memory import merged, usable, worn
 from dwm.conditioning.log_reader import logged_boxes, read_logged_points, usable_sweeps
@@ -226,6 +227,11 @@ def test_with_points_memory_from_the_log_shows_them_and_says_nothing():
     nearer = (25 - scenario.ego_to_global[6, 0, 3] - offset) / (25 - offset)  # and the picture is enlarged by as much
     assert float(conditioner.sharpness(given, 6, log=True)[0, row // 2, column // 2]) == pytest.approx(nearer, abs=0.01)
     assert conditioner.notes == ()
+    codec = Autoencoder(CodecConfig(latent_channels=8, width=4, blocks=1)).eval()
+    with torch.inference_mode():
+        window = conditioner.window([0, 3, 6], fps=12.0, codec=codec, source=given, log=True)
+        assert window.memory_BTVCHW is not None
+        torch.testing.assert_close(window.memory_BTVCHW[0, 2], codec.encode(memory))
 
 
 def test_of_the_sweeps_between_key_frames_three_are_used_and_files_that_are_missing_are_not(tmp_path: Path):
