@@ -82,12 +82,12 @@ class LoggedPoints:
         parts = []
         for n, (level, tiles) in enumerate(zip(self.levels, self.tiles, strict=True)):
             wanted = _in_view(tiles, camera, ego_to_global, _TILE_M / 2**0.5) & (_level(tiles, ego_to_global) == n)
-            parts += [level.select(slice(a, b)) for a, b in tiles[wanted, 2:].tolist()]
+            parts += [level.part(a, b) for a, b in tiles[wanted, 2:].tolist()]
         seen = _in_view(boxes.centers_m[:, :2] / _TILE_M - 0.5, camera, ego_to_global, boxes.sizes_wlh_m.max(1, initial=0.0))
         for i in np.flatnonzero(seen):
             if own := self.things.get(int(boxes.agents[i])):
                 parts.append(_placed(own, boxes.centers_m[i], boxes.rotations[i]))
-        return Surfels.concatenate(parts or [self.levels[0].select(slice(0))])
+        return Surfels.concatenate(parts or [self.levels[0].part(0, 0)])
 
     def draw(self, cameras: Sequence[Camera], ego_to_global: Array, boxes: Boxes, height: int, width: int) -> Drawn:
         """What cameras at one pose [4, 4] see of it, with every thing in its present box."""
@@ -102,13 +102,13 @@ class LoggedPoints:
         seen = front(surfels, camera, ego_to_global, height, width)
         index, depth = seen.index_HW.flatten(), seen.depth_HW.flatten()
         pixel = (index >= 0).nonzero()[:, 0]
-        own = surfels.select(index[pixel])
-        size = float(camera.resized(width, height).intrinsics[0, 0]) / depth[pixel]
+        own = surfels.select(index.index_select(0, pixel))
+        size = float(camera.resized(width, height).intrinsics[0, 0]) / depth.index_select(0, pixel)
         image, sharpness = torch.zeros(height * width, 3, device=depth.device), torch.zeros_like(depth)
         known, thing = torch.zeros_like(depth, dtype=torch.bool), torch.full_like(index, _STREET)
         thing[pixel], sharpness[pixel] = own.thing_P, (own.detail_P / size).clamp(max=1)
         if self.photos is not None:
-            then = self._then(own, seen.points_HW3.view(-1, 3)[pixel], boxes)
+            then = self._then(own, seen.points_HW3.view(-1, 3).index_select(0, pixel), boxes)
             image[pixel], known[pixel] = self.photos.look(own.photo_P, then, size)
         return image.view(height, width, 3), *(a.view(height, width) for a in (known, sharpness, depth, thing))
 

@@ -58,12 +58,12 @@ class Photos:
 
         ``pixels_per_m`` is how large they will be drawn: the picture is reduced to about that first.
         """
-        pose = self.global_to_camera_S34[photo_P]
+        pose = self.global_to_camera_S34.index_select(0, photo_P)
         local = _moved(pose, xyz_P3)
         z = local[:, 2].clamp(min=NEAR_M)
-        focal = self.focal_S2[photo_P]
+        focal = self.focal_S2.index_select(0, photo_P)
         height, width = self.levels[0].shape[1:3]
-        uv = local[:, :2] / z[:, None] * focal + self.middle_S2[photo_P]
+        uv = local[:, :2] / z[:, None] * focal + self.middle_S2.index_select(0, photo_P)
         size = torch.tensor([width, height], device=uv.device)
         inside = (local[:, 2] > NEAR_M) & (uv >= 0).all(-1) & (uv < size).all(-1)
         reduction = (focal[:, 0] / z / pixels_per_m_P.clamp(min=1e-6)).clamp(min=1e-6).log2()
@@ -72,12 +72,12 @@ class Photos:
         for n, images in enumerate(self.levels):
             own = (level == n).nonzero()[:, 0]
             if len(own):
-                colours[own] = _bilinear(images, photo_P[own], uv[own] / 2**n)
+                colours[own] = _bilinear(images, photo_P.index_select(0, own), uv.index_select(0, own) / 2**n)
         return colours, inside
 
     def where_it_was(self, thing: int, photo_P: Tensor, local_P3: Tensor) -> Tensor:
         """Global positions [P, 3] of places on a thing, in metres of its box, when pictures were taken."""
-        return _moved(self.things[thing][photo_P], local_P3)
+        return _moved(self.things[thing].index_select(0, photo_P), local_P3)
 
     def to(self, device: torch.device) -> Photos:
         return Photos(
@@ -119,6 +119,6 @@ def _bilinear(images_SHWC: Tensor, photo_P: Tensor, uv_P2: Tensor) -> Tensor:
     column, row = u.long().clamp(max=width - 2), v.long().clamp(max=height - 2)
     across, down = (u - column)[:, None], (v - row)[:, None]
     flat, first = images_SHWC.view(-1, channels), (photo_P * height + row) * width + column
-    a, b, c, d = (flat[first + step].float() for step in (0, 1, width, width + 1))
+    a, b, c, d = (flat.index_select(0, first + step).float() for step in (0, 1, width, width + 1))
     mixed = (a * (1 - across) + b * across) * (1 - down) + (c * (1 - across) + d * across) * down
     return mixed / 127.5 - 1

@@ -40,8 +40,13 @@ class Surfels:
     def __len__(self) -> int:
         return len(self.radius_P)
 
-    def select(self, index: Tensor | slice) -> Surfels:
-        return Surfels(**{name: getattr(self, name)[index] for name in Surfels.__slots__})
+    def select(self, index: Tensor) -> Surfels:
+        """Rows by number; ``index_select`` is several times faster than indexing."""
+        return Surfels(**{name: getattr(self, name).index_select(0, index) for name in Surfels.__slots__})
+
+    def part(self, first: int, last: int) -> Surfels:
+        """Consecutive rows, without a copy."""
+        return Surfels(**{name: getattr(self, name)[first:last] for name in Surfels.__slots__})
 
     def to(self, device: torch.device) -> Surfels:
         return Surfels(**{name: getattr(self, name).to(device) for name in Surfels.__slots__})
@@ -69,14 +74,16 @@ def front(surfels: Surfels, camera: Camera, ego_to_global: NDArray[np.float64], 
     # Positive floats order like their bits: depth in the high half makes the minimum the nearest.
     packed = (depth.view(torch.int32).long() << 32) | index
     disc, pixel = _pairs(uv, half, height, width)
-    nearest = torch.full((height * width,), _NOTHING, device=device).scatter_reduce_(0, pixel, packed[disc], "amin")
+    nearest = torch.full((height * width,), _NOTHING, device=device).scatter_reduce_(
+        0, pixel, packed.index_select(0, disc), "amin"
+    )
     found = (nearest < _NOTHING).nonzero()[:, 0]
     index = torch.full_like(nearest, -1)
     index[found] = nearest[found] & 0xFFFFFFFF
-    middle = (nearest[found] >> 32).int().view(torch.float32)
+    middle = (nearest.index_select(0, found) >> 32).int().view(torch.float32)
     rays = _rays(k, pose, height, width)
     depth = torch.full(nearest.shape, torch.inf, device=device)
-    depth[found] = _on_plane(surfels, index[found], pose[:3, 3], rays[found], middle)
+    depth[found] = _on_plane(surfels, index[found], pose[:3, 3], rays.index_select(0, found), middle)
     points = pose[:3, 3].repeat(height * width, 1)
     points[found] += rays[found] * depth[found, None]
     return Front(
@@ -98,13 +105,13 @@ def _in_sight(
     inside = (z > NEAR_M) & (fx * x > (-LARGEST_PX - cx) * z) & (fx * x < (width + LARGEST_PX - cx) * z)
     inside &= (fy * y > (-LARGEST_PX - cy) * z) & (fy * y < (height + LARGEST_PX - cy) * z)
     index = inside.nonzero()[:, 0]
-    local = torch.stack([x[index], y[index], z[index]], -1)
-    line, normal = F.normalize(local, dim=-1), surfels.normal_P3[index] @ rotation
+    local = torch.stack([axis.index_select(0, index) for axis in (x, y, z)], -1)
+    line, normal = F.normalize(local, dim=-1), surfels.normal_P3.index_select(0, index) @ rotation
     facing = ((normal * line).sum(-1) < BACK).nonzero()[:, 0]
-    index, local, line, normal = index[facing], local[facing], line[facing], normal[facing]
+    index, local, line, normal = (a.index_select(0, facing) for a in (index, local, line, normal))
     z = local[:, 2].contiguous()
     focal, middle = (torch.tensor(n, device=z.device) for n in ((fx, fy), (cx, cy)))
-    size = surfels.radius_P[index, None] * focal / z[:, None]
+    size = surfels.radius_P.index_select(0, index)[:, None] * focal / z[:, None]
     half = (size * _foreshortened(normal, line)).clamp(SMALLEST_PX, LARGEST_PX)
     return index, local[:, :2] / z[:, None] * focal + middle, z, half
 
@@ -128,11 +135,10 @@ def _pairs(uv_N2: Tensor, half_N2: Tensor, height: int, width: int) -> tuple[Ten
     columns, rows = (high - low).clamp(min=0).T.contiguous()
     count = columns * rows
     disc = torch.repeat_interleave(count)
-    nth = (
-        torch.arange(len(disc), device=count.device, dtype=torch.int32)
-        - (torch.cumsum(count, 0, dtype=torch.int32) - count)[disc]
-    )
-    columns, first = columns[disc], (low[:, 1] * width + low[:, 0])[disc]
+    nth = torch.arange(len(disc), device=count.device, dtype=torch.int32) - (
+        torch.cumsum(count, 0, dtype=torch.int32) - count
+    ).index_select(0, disc)
+    columns, first = (a.index_select(0, disc) for a in (columns, low[:, 1] * width + low[:, 0]))
     row = torch.div(nth, columns, rounding_mode="floor")
     return disc, (first + nth + row * (width - columns)).long()
 
@@ -147,9 +153,9 @@ def _rays(k_33: NDArray[np.float64], pose_44: Tensor, height: int, width: int) -
 
 def _on_plane(surfels: Surfels, index: Tensor, origin_3: Tensor, ray: Tensor, middle: Tensor) -> Tensor:
     """z-depths at which rays meet the planes of discs, not much further from the disc's own depth than it reaches."""
-    normal = surfels.normal_P3[index]
+    normal = surfels.normal_P3.index_select(0, index)
     slope = (normal * ray).sum(-1)
-    meets = (normal * (surfels.xyz_P3[index] - origin_3)).sum(-1) / torch.where(slope.abs() < 1e-4, 1e-4, slope)
-    reach = 1.5 * surfels.radius_P[index] + _SLANT * middle
+    meets = (normal * (surfels.xyz_P3.index_select(0, index) - origin_3)).sum(-1) / torch.where(slope.abs() < 1e-4, 1e-4, slope)
+    reach = 1.5 * surfels.radius_P.index_select(0, index) + _SLANT * middle
     within = torch.minimum(torch.maximum(meets, middle - reach), middle + reach).clamp(min=NEAR_M / 2)
     return torch.where((normal != 0).any(-1), within, middle)
