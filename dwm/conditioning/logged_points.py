@@ -173,7 +173,7 @@ class Points:
     towards_P3: Array  # unit, to the sensor
     range_P: Array  # metres from the sensor
 
-    def select(self, index: NDArray[np.generic]) -> Points:
+    def select(self, index: NDArray[np.int64] | NDArray[np.bool_]) -> Points:
         return Points(xyz_P3=self.xyz_P3[index], towards_P3=self.towards_P3[index], range_P=self.range_P[index])
 
     def thinned(self, voxel_m: float) -> Points:
@@ -342,7 +342,7 @@ def _level(tiles_K4: NDArray[np.int64], ego_to_global: Array) -> NDArray[np.int6
 
 
 def _in_view(
-    tiles: NDArray[np.generic], camera: Camera, ego_to_global: Array, radius_m: float | Array, range_m: float = RANGE_M
+    tiles: NDArray[np.int64] | Array, camera: Camera, ego_to_global: Array, radius_m: float | Array, range_m: float = RANGE_M
 ) -> NDArray[np.bool_]:
     """Which tiles [K, 2 or more] a camera may see within a range, to the left and right; ``radius`` around their middles."""
     pose = ego_to_global @ camera.camera_to_ego
