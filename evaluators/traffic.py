@@ -138,7 +138,7 @@ def compare(first: Sequence[Samples], second: Sequence[Samples], draws: int = 20
                 mean=(float(one.mean()), float(two.mean())),
                 wasserstein=float(wasserstein_distance(one, two)),
                 interval=(float(low), float(high)),
-                ks=float(ks_2samp(one, two)[0]),
+                ks=float(np.asarray(ks_2samp(one, two))[0]),
             )
         )
     return found

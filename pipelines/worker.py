@@ -93,7 +93,7 @@ class ShardWorker:
         with clock.stage("write"):
             clip_rows.write_clip(
                 attempt_dir, shard, scenario, self.config, verdict=verdict, videos=video_rows, scores=scores,
-                notes=(*source_notes(scene), *scenario.notes),
+                notes=(*source_notes(scene), *scenario.notes, *conditioner.notes),
             )  # fmt: skip
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         facts = {"peak_memory_bytes": peak, "denoising_steps": self.config.rollout.steps, "verdict_keep": verdict.keep}

@@ -20,9 +20,13 @@ from torch import Tensor
 from dwm.codec.interface import Codec
 from dwm.conditioning.appearance import Appearance, Street, View
 from dwm.conditioning.layout import Layout, LayoutBoxes, LayoutCaster
-from dwm.conditioning.reprojection import SourceFrame, reproject, trace
+from dwm.conditioning.log_memory import Memory, merged, usable, worn
+from dwm.conditioning.log_reader import read_logged_points
+from dwm.conditioning.logged_points import Drawn, LoggedPoints
+from dwm.conditioning.photos import Boxes
+from dwm.conditioning.reprojection import SourceFrame, Trace, fetched, reproject, trace
 from dwm.conditioning.things import Things
-from dwm.geometry import invert, wrap_angle, yaw_from_rotation
+from dwm.geometry import invert, rotation_from_yaw, wrap_angle, yaw_from_rotation
 from dwm.models.conditioning import DenoiseCondition
 from dwm.scenario.conditions import air_of, conditions_of, new_conditions
 from dwm.scenario.types import Scenario
@@ -47,10 +51,13 @@ class Given:
 
 
 class ScenarioConditioner:
-    """Computes layouts, waypoints and re-projected memory of a scenario's frames, on demand."""
+    """Computes layouts, waypoints and re-projected memory of a scenario's frames, on demand.
 
-    def __init__(self, scenario: Scenario, device: str | torch.device = "cpu") -> None:
-        self.scenario, self.device = scenario, torch.device(device)
+    ``points`` are the log's, for memory from the log; without them they are read from the scene's files when first needed.
+    """
+
+    def __init__(self, scenario: Scenario, device: str | torch.device = "cpu", points: LoggedPoints | None = None) -> None:
+        self.scenario, self.device, self._given_points = scenario, torch.device(device), points
         self.cameras = tuple(c.resized(IMAGE_WIDTH, IMAGE_HEIGHT) for c in scenario.scene.cameras)
         self._caster = LayoutCaster(scenario.scene.map, self.device)
         agents = scenario.agents
@@ -58,7 +65,14 @@ class ScenarioConditioner:
         self._classes = np.array([DETECTION_CLASSES.index(c) if c else 0 for c in agents.detection_classes], dtype=np.int64)
         self._identities = np.array([_identity(token) for token in agents.instance_tokens])
         self._yaw_rad = np.unwrap(yaw_from_rotation(scenario.ego_to_global))
+        logged = {agent.instance_token: i for i, agent in enumerate(scenario.scene.agents)}
+        # A drive of the proving ground has no log: there, an agent's number is its place among the scenario's.
+        self._numbers = np.array(
+            [logged.get(token, -1) if logged else i for i, token in enumerate(agents.instance_tokens)], dtype=np.int64
+        )
+        self.notes: tuple[str, ...] = ()  # what was asked for and could not be had, in words
         self.layout = lru_cache(maxsize=48)(self._layout)
+        self._drawn = lru_cache(maxsize=2)(self._draw)
 
     def visible_agents(self, frame: int) -> NDArray[np.int64]:
         """Indices of the agents that are drawn in a frame's layout."""
@@ -88,15 +102,63 @@ class ScenarioConditioner:
         rays[near] = torch.bincount(hit[hit >= 0].flatten(), minlength=len(near)).cpu().numpy()
         return rays
 
-    def memory(self, source: Given, target: int) -> tuple[Tensor, Tensor]:
-        """A known frame carried to a target frame: images [V, 3, H, W] in [-1, 1], validity [V, 1, H/2, W/2]."""
-        return reproject(self._source(source), self.layout(target), self.boxes(target), self._same_boxes(source.frame, target))
+    def memory(self, source: Given, target: int, *, log: bool = False) -> tuple[Tensor, Tensor]:
+        """A known frame carried to a target frame: images [V, 3, H, W] in [-1, 1], validity [V, 1, H/2, W/2] in [0, 1].
 
-    def sharpness(self, source: Given, target: int) -> Tensor:
-        """How sharp a target made from a source is [V, H/2, W/2]: what was carried wears, what was painted is new."""
+        With ``log``, what the whole log's LiDAR points and pictures show takes its place wherever that is sharper.
+        """
+        if log and self.points is not None:
+            _, _, memory = self._from_log(source, target)
+            return memory.images_V3HW, F.avg_pool2d(memory.known_VHW[:, None].float(), IMAGE_HEIGHT // _CAST_HEIGHT)
         same = self._same_boxes(source.frame, target)
-        found = trace(self._source(source), self.layout(target), self.boxes(target), same)
+        return reproject(self._source(source), self.layout(target), self.boxes(target), same)
+
+    def sharpness(self, source: Given, target: int, *, log: bool = False) -> Tensor:
+        """How sharp a target made from a source is [V, H/2, W/2]: what was carried wears, what was painted is new."""
+        if log and self.points is not None:
+            return worn(*self._from_log(source, target), _WEAR_PER_WINDOW)
+        found = trace(self._source(source), self.layout(target), self.boxes(target), self._same_boxes(source.frame, target))
         return torch.where(found.valid_VHW, found.sharpness_VHW * _WEAR_PER_WINDOW, 1.0)
+
+    @cached_property
+    def points(self) -> LoggedPoints | None:
+        """The log's coloured points; None, and a line in ``notes``, when the scene has no LiDAR files or no images."""
+        points = read_logged_points(self.scenario.scene) if self._given_points is None else self._given_points
+        if points is None:
+            self.notes += ("no LiDAR files or no images to colour them: memory `log` falls back to `past`",)
+            return None
+        return points.to(self.device)
+
+    def logged(self, frame: int) -> tuple[Tensor, Tensor]:
+        """What the log's points alone show of a frame: images [V, 3, H, W] in [-1, 1] and known share [V, 1, H/2, W/2].
+
+        Without LiDAR files nothing is known.
+        """
+        if self.points is None:
+            shape = (len(self.cameras), 3, IMAGE_HEIGHT, IMAGE_WIDTH)
+            return torch.zeros(shape, device=self.device), torch.zeros(
+                shape[0], 1, _CAST_HEIGHT, _CAST_WIDTH, device=self.device
+            )
+        drawn, known = self._drawn(frame)
+        return drawn.images_V3HW, F.avg_pool2d(known[:, None].float(), IMAGE_HEIGHT // _CAST_HEIGHT)
+
+    def _draw(self, frame: int) -> tuple[Drawn, Tensor]:
+        """The log's points in a frame, and where they hold [V, H, W]."""
+        assert self.points is not None
+        agents = self.scenario.agents
+        index = np.flatnonzero(agents.present[:, frame] & (self._numbers >= 0))
+        boxes = Boxes(
+            agents=self._numbers[index], centers_m=agents.centers_m[index, frame], sizes_wlh_m=agents.sizes_wlh_m[index],
+            rotations=rotation_from_yaw(agents.yaws_rad[index, frame]), speeds_mps=np.zeros(len(index)),
+        )  # fmt: skip
+        drawn = self.points.draw(self.cameras, self.scenario.ego_to_global[frame], boxes, IMAGE_HEIGHT, IMAGE_WIDTH)
+        return drawn, usable(drawn, self.layout(frame), self._numbers[self.visible_agents(frame)])
+
+    def _from_log(self, source: Given, target: int) -> tuple[Trace, Drawn, Memory]:
+        before = self._source(source)
+        found = trace(before, self.layout(target), self.boxes(target), self._same_boxes(source.frame, target))
+        drawn, known = self._drawn(target)
+        return found, drawn, merged(fetched(before, found), found, drawn, known)
 
     def _source(self, given: Given) -> SourceFrame:
         return SourceFrame(
@@ -139,21 +201,24 @@ class ScenarioConditioner:
         source: Given | None = None,
         appearance: Appearance | None = None,
         layout: bool = True,
+        log: bool = False,
     ) -> DenoiseCondition:
         """The condition (batch of one) of a window of frames.
 
-        ``source`` is carried along as memory; without it the memory is off. The ``appearance`` is laid over the layout;
-        without it, or without the layout, it is off.
+        ``source`` is carried along as memory, with ``log`` helped by the log's points; without it the memory is off. The
+        ``appearance`` is laid over the layout; without it, or without the layout, it is off.
         """
         layouts = torch.stack([self.layout(f).maps_VCHW for f in frames]) if layout else None
         memory, valid, colours, known = None, None, None, None
+        for f in frames if layout or source is not None else ():
+            self.layout(f)  # cast before the threads ask for them
         if appearance is not None and layout:
-            for f in frames:
-                self.layout(f)  # cast before the threads ask for them
             with ThreadPoolExecutor(_PAINTERS) as pool:
                 colours, known = _encoded(codec, list(pool.map(lambda f: self.painted(appearance, f), frames)))
         if source is not None:
-            memory, valid = _encoded(codec, [self.memory(source, f) for f in frames])
+            log = log and self.points is not None  # read before the threads ask for them
+            with ThreadPoolExecutor(_PAINTERS if log else 1) as pool:
+                memory, valid = _encoded(codec, list(pool.map(lambda f: self.memory(source, f, log=log), frames)))
         on = torch.ones(1, dtype=torch.bool, device=self.device)
         return DenoiseCondition(
             waypoints_BTK=self.waypoints(frames)[None].to(self.device), cameras_BVK=camera_features(self.cameras)[None].to(self.device),

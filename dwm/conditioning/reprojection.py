@@ -56,7 +56,12 @@ def reproject(
     among the source's boxes, or -1 when it was not there.
     """
     found = trace(source, target, target_boxes, same_box)
-    return _sample(source.images_SCHW, found.view_VHW, found.uv_VHW2), found.valid_VHW[:, None].float()
+    return fetched(source, found), found.valid_VHW[:, None].float()
+
+
+def fetched(source: SourceFrame, found: Trace) -> Tensor:
+    """The source's colours [V, 3, H', W'] at the places of a trace."""
+    return _sample(source.images_SCHW, found.view_VHW, found.uv_VHW2)
 
 
 def trace(source: SourceFrame, target: Layout, target_boxes: LayoutBoxes, same_box: NDArray[np.int64]) -> Trace:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-STRATEGY_NAMES, MEMORY_MODES = ("recurrent", "coarse_to_refine"), ("past", "none")
+STRATEGY_NAMES, MEMORY_MODES = ("recurrent", "coarse_to_refine"), ("past", "none", "log")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +17,8 @@ class RolloutConfig:
     steps: int = 1  # denoising steps per window
     guidance: float = 1.0  # classifier-free guidance scale; 1 is off
     layout: bool = True  # condition on projected boxes and map lines
-    memory: str = "past"  # past | none: re-project earlier frames along the new path
+    # past: re-project earlier frames along the new path; log: and what the whole log's LiDAR and cameras saw, also later; none
+    memory: str = "past"
     appearance: bool = True  # lay the first frame's look over the layout; needs the layout
     progressive_omega: float = 0.0  # temporal progressive denoising (MiLA eq. 13-14) [rad], 0 is off
     anchor_fps: float = 2.0  # coarse_to_refine: rate of the anchor frames [Hz]

@@ -43,7 +43,7 @@ def advance(session: Session, frames: Sequence[int], latents: Tensor, images: Te
     return [
         Given(
             frame=f, latents_VCHW=z, images_V3HW=x,
-            sharpness_VHW=session.conditioner.sharpness(source, f),
+            sharpness_VHW=session.conditioner.sharpness(source, f, log=session.config.memory == "log"),
         )
         for f, z, x in zip(frames, latents, images, strict=True)
     ]  # fmt: skip
@@ -72,7 +72,7 @@ def denoise_window(
             rough[0, i] = renoise_anchors(anchors[frame], noise[0, i], alpha_1=config.anchor_error, total=config.anchor_noise)
     condition = session.conditioner.window(
         frames, fps=fps, codec=world.codec, layout=config.layout, appearance=session.appearance,
-        source=given[-1] if config.memory == "past" else None,
+        source=None if config.memory == "none" else given[-1], log=config.memory == "log",
     )  # fmt: skip
     return denoise(
         world.denoiser, noise, clean, mask, condition, config.steps, config.guidance,

@@ -6,6 +6,7 @@ Shapes: P points, A agents of one key frame.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,7 @@ def coloured_points(scene: Scene, key_frame: int) -> ColouredPoints:
     """
     time = int(scene.key_timestamps_us[key_frame])
     pose = scene.ego.at(np.array([time]))[0] @ scene.lidar_to_ego
-    xyz = _read(scene, key_frame) @ pose[:3, :3].T + pose[:3, 3]
+    xyz = read_lidar(scene.lidar_paths[key_frame]) @ pose[:3, :3].T + pose[:3, 3]
     boxes = boxes_at(scene, time)
     agent, part, velocity = _on_boxes(xyz, boxes)
     colours, sharpness = np.zeros((len(xyz), 3), np.uint8), np.zeros(len(xyz))
@@ -61,9 +62,8 @@ def coloured_points(scene: Scene, key_frame: int) -> ColouredPoints:
     )
 
 
-def _read(scene: Scene, key_frame: int) -> NDArray[np.float64]:
-    """Points [P, 3] in the LiDAR's own frame."""
-    path = scene.lidar_paths[key_frame]
+def read_lidar(path: Path) -> NDArray[np.float64]:
+    """Points [P, 3] of a file in the LiDAR's own frame; InputError when it is missing or broken."""
     try:
         return LidarPointCloud.from_file(str(path)).points[:3].T.astype(np.float64)
     except FileNotFoundError as error:

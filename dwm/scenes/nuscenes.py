@@ -19,7 +19,7 @@ from dwm.errors import InputError
 from dwm.geometry import rotation_from_quaternion, transform
 from dwm.scenes.dataroot import check_filename, open_dataroot
 from dwm.scenes.raster_map import read_mask_map
-from dwm.scenes.types import CAMERAS, AgentTrack, Camera, CameraFrame, EgoTrack, Scene, SceneMap
+from dwm.scenes.types import CAMERAS, AgentTrack, Camera, CameraFrame, EgoTrack, LidarSweep, Scene, SceneMap
 
 MAP_MARGIN_M = 150.0
 LIDAR = "LIDAR_TOP"
@@ -105,6 +105,10 @@ def _read(nusc: NuScenes, dataroot: Path, row: Record, margin_m: float) -> Scene
         lidar_paths=tuple(dataroot / name for name in key_lidar),
         lidar_to_ego=_pose(lidar), ego=ego, agents=_agents(nusc, samples),
         map=_map(nusc, dataroot, log, ego, margin_m),
+        lidar_sweeps=tuple(
+            LidarSweep(path=dataroot / r["filename"], timestamp_us=int(r["timestamp"]), is_key_frame=bool(r["is_key_frame"]))
+            for r in chains[LIDAR]
+        ),
     )  # fmt: skip
 
 

@@ -58,6 +58,15 @@ class CameraFrame:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LidarSweep:
+    """One logged turn of the LiDAR: its file (``path`` may not exist) and when it ended."""
+
+    path: Path
+    timestamp_us: int
+    is_key_frame: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EgoTrack:
     """Logged ego poses, strictly increasing in time."""
 
@@ -141,3 +150,4 @@ class Scene:
     ego: EgoTrack
     agents: tuple[AgentTrack, ...]
     map: SceneMap
+    lidar_sweeps: tuple[LidarSweep, ...] = ()  # in time order, key frames among them; their files may not exist

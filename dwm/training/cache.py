@@ -2,7 +2,8 @@
 
 Two steps, each resumable file by file: ``render_drives`` (pixels, for the codec and everything after) and
 ``encode_clips`` (latents and memory, once a codec exists). A clip's memory comes from the codec's own reconstruction
-of its last condition frame, which is what a roll-out carries along.
+of its last condition frame, which is what a roll-out carries along; in a share of the drives the street that another drive's
+LiDAR and cameras saw takes its place where that is known (memory mode ``log``).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from dwm.scenes.proving_ground.city import FIRST_HELD_OUT_TOWN
 from dwm.training.clips import TrainingClip
 from dwm.training.config import ClipsConfig, DrivesConfig
 from dwm.training.loop import pick_device
+from dwm.training.scanned_log import scan_log
 from dwm.training.sequences import Town, drive, open_town, render_frames
 
 WINDOW_FRAMES = 8
@@ -104,9 +106,12 @@ def encode_clips(config: ClipsConfig, codec: Codec, progress: bool = True, part:
         if all(name.exists() for name in names):
             continue
         if town is None or town.city.seed != record["town"]:
-            town = open_town(record["town"], render=False)
-        scenario, _ = drive(town, record["drive"])
-        conditioner = ScenarioConditioner(scenario, pick_device(config.device))
+            town = open_town(record["town"], pick_device(config.device), render=config.log_share > 0)
+        scenario, weather = drive(town, record["drive"])
+        other = np.random.default_rng((record["town"], record["drive"], 4))
+        log = other.random() < config.log_share
+        points = scan_log(town, scenario, weather, record["frames"], other) if log else None
+        conditioner = ScenarioConditioner(scenario, pick_device(config.device), points=points)
         images = _images(np.load(path, mmap_mode="r"), record["frames"], conditioner.device)
         latents = {frame: codec.encode(image) for frame, image in images.items()}
         for name, window in zip(names, windows, strict=True):
@@ -115,7 +120,9 @@ def encode_clips(config: ClipsConfig, codec: Codec, progress: bool = True, part:
                 last = window.frames[window.given - 1]
                 source = Given(frame=last, latents_VCHW=latents[last], images_V3HW=codec.decode(latents[last]))
                 video = torch.stack([latents[f] for f in window.frames])
-                clip = encode_window(conditioner, codec, video, window.frames, window.fps, source, window.given, appearance)
+                clip = encode_window(
+                    conditioner, codec, video, window.frames, window.fps, source, window.given, appearance, log=log
+                )
                 save_clip(clip, name)
     return out
 
@@ -167,14 +174,15 @@ def _images(images: NDArray[np.uint8], frames: list[int], device: torch.device) 
 
 def encode_window(
     conditioner: ScenarioConditioner, codec: Codec, latents_TVCHW: Tensor, frames: list[int], fps: int, source: Given,
-    given: int, appearance: Appearance,
+    given: int, appearance: Appearance, log: bool = False,
 ) -> dict[str, Tensor | float | int]:  # fmt: skip
     """One training clip as tensors: true latents of ``frames``, and what the model is told about them.
 
-    The memory is ``source``, the last of the ``given`` leading frames, carried along.
+    The memory is ``source``, the last of the ``given`` leading frames, carried along, with ``log`` helped by the conditioner's
+    points.
     """
     condition = conditioner.window(
-        frames, fps=fps, codec=codec, source=source, appearance=appearance,
+        frames, fps=fps, codec=codec, source=source, appearance=appearance, log=log,
     )  # fmt: skip
     dense = {
         "memory": condition.memory_BTVCHW, "memory_valid": condition.memory_valid_BTV1HW,

@@ -96,6 +96,9 @@ class ClipsConfig:
     codec_weights: str = "weights/proving_ground_codec.safetensors"
     device: str = "auto"
     window_step: int = 4  # frames between the starts of consecutive 12 Hz windows
+    log_share: float = (
+        0.0  # drives whose clips remember a log of the street besides the last given frame; its filming needs a render
+    )
     things: str = ""  # file of ``ThingsConfig.out``; empty: only what the first frame shows has a look
     processes: int = 1  # that share the towns; appearance is painted on the CPU, whatever the device
 

@@ -42,6 +42,8 @@ def test_a_scene_holds_the_tables_it_was_written_with(pg_dataroot: Path) -> None
         assert tuple(c.channel for c in scene.cameras) == tuple(scene.frames) == CAMERAS
         assert {len(f) for f in scene.frames.values()} == {13}
         assert len(scene.key_timestamps_us) == len(scene.lidar_paths) == 3
+        keys = [(s.path, s.timestamp_us) for s in scene.lidar_sweeps if s.is_key_frame]
+        assert keys == list(zip(scene.lidar_paths, scene.key_timestamps_us, strict=True))
         assert sum(len(a.timestamps_us) for a in scene.agents) == sum(
             len(nusc.get("sample", t)["anns"]) for t in scene.sample_tokens
         )

@@ -47,12 +47,12 @@ class FakeConditioner:
     def appearance(self, frame: int, images_V3HW: Tensor, things: Things) -> tuple[int, Tensor]:
         return frame, images_V3HW
 
-    def sharpness(self, source: Given, target: int) -> Tensor:
+    def sharpness(self, source: Given, target: int, *, log: bool = False) -> Tensor:
         """Halves per window."""
         before = torch.ones(V, H, W) if source.sharpness_VHW is None else source.sharpness_VHW
         return before / 2
 
-    def window(self, frames, *, fps, codec, source=None, appearance=None, layout=True) -> DenoiseCondition:
+    def window(self, frames, *, fps, codec, source=None, appearance=None, layout=True, log=False) -> DenoiseCondition:
         picture = None if source is None else source.images_V3HW.clone()
         worn = None if source is None else source.sharpness_VHW
         self.asked.append(
@@ -250,7 +250,8 @@ def test_a_conditioner_keeps_a_bounded_number_of_layouts():
     assert int(conditioner.layout(119)) == 119  # type: ignore[call-overload]
 
 
-def test_with_a_real_conditioner_a_standing_car_that_echoes_its_memory_sees_the_same_street():
+@pytest.mark.parametrize("memory", ["past", "log"])  # this scene has no LiDAR files: there, both are the same
+def test_with_a_real_conditioner_a_standing_car_that_echoes_its_memory_sees_the_same_street(memory):
     scenario = build_scenario(make_scene(ego_speed_mps=0.0, agents=()), BASELINE, 0, duration_s=4 / 12)
     assert isinstance(scenario, Scenario)
     rough = torch.rand(6, 3, 128, 224, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -261,7 +262,9 @@ def test_with_a_real_conditioner_a_standing_car_that_echoes_its_memory_sees_the_
         device=torch.device("cpu"),
         things=Things.none(),
     )
-    chunks = list(roll_out(world, ScenarioConditioner(scenario), first, RolloutConfig(window_frames=3, steps=1), 0))
+    chunks = list(
+        roll_out(world, ScenarioConditioner(scenario), first, RolloutConfig(window_frames=3, steps=1, memory=memory), 0)
+    )
     assert spans(chunks) == [(1, 2), (3, 3)]
     error = (chunks[-1].images_NV3HW[-1] - first)[..., 4:-4, 4:-4].abs().mean()
     assert float(error) < 0.02

@@ -12,6 +12,8 @@ import torch
 
 from dwm.codec.autoencoder import Autoencoder, CodecConfig
 from dwm.conditioning.build import IMAGE_HEIGHT, IMAGE_WIDTH, Given, ScenarioConditioner, images_to_tensor
+from dwm.conditioning.logged_points import LoggedPoints, Sweep, build_logged_points
+from dwm.conditioning.photos import Boxes, Shot
 from dwm.conditioning.things import Things
 from dwm.errors import InputError
 from dwm.models.weights import save_model
@@ -208,3 +210,35 @@ def test_folders_without_drives_or_clips_are_told(tmp_path, codec):
         encode_clips(ClipsConfig(drives=str(tmp_path), out=str(tmp_path / "clips")), codec, progress=False)
     with pytest.raises(InputError, match="no encoded clips"):
         ClipCache(tmp_path)
+
+
+def test_a_drive_with_a_log_remembers_more_of_the_street_and_all_else_stays(made, codec, patched, tmp_path, monkeypatch):
+    drives, clips = made
+    scans = []
+
+    def scanned(town: Town, scenario, weather: str, frames, rng) -> LoggedPoints:
+        """A grey screen around where the drive ends, as if the log had seen nothing else."""
+        scans.append((weather, list(frames)))
+        centre, yaw = scenario.ego_to_global[-1][:3, 3], np.linspace(0, 2 * np.pi, 700)[:, None]
+        height = np.linspace(0.5, 4.5, 30)
+        ring = np.stack(np.broadcast_arrays(12 * np.cos(yaw), 12 * np.sin(yaw), height), -1).reshape(-1, 3) + centre
+        ego = scenario.ego_to_global[-1]
+        nothing = Boxes(
+            agents=np.zeros(0, np.int64), centers_m=np.zeros((0, 3)), rotations=np.zeros((0, 3, 3)), sizes_wlh_m=np.zeros((0, 3)),
+            speeds_mps=np.zeros(0),
+        )  # fmt: skip
+        grey = np.full((IMAGE_HEIGHT, IMAGE_WIDTH, 3), 128, np.uint8)
+        shots = [Shot(image=grey, camera=c, ego_to_global=ego, boxes=nothing) for c in scenario.scene.cameras]
+        return build_logged_points([Sweep(xyz_m=ring, origin_m=centre + np.array([0, 0, 1.8]), boxes=nothing)], shots)
+
+    monkeypatch.setattr(cache, "scan_log", scanned)
+    encode_clips(replace(clips, out=str(tmp_path), log_share=1.0), codec, progress=False)
+    assert len(scans) == 1
+    assert scans[0][1] == record_of(drives)["frames"]
+    past, log = (ClipCache(Path(folder)).get(0, np.random.default_rng(0)) for folder in (clips.out, str(tmp_path)))
+    for name in ("latents_TVCHW", "appearance_TVCHW", "layout_TVCHW", "waypoints_TK"):
+        torch.testing.assert_close(getattr(log, name), getattr(past, name))
+    more = log.memory_valid_TV1HW.float() - past.memory_valid_TV1HW.float()
+    assert float(more.min()) >= 0.0
+    differs = (log.memory_TVCHW - past.memory_TVCHW).abs().amax(2) > 0.05
+    assert 0.02 < float(differs.float().mean()) < 0.98
