@@ -64,8 +64,11 @@ class RoadPolygons:
         """How far the outermost corner of each outline [N] is off the road, beyond what is allowed."""
         if self.area is None or self.area.is_empty:
             return np.zeros(len(outlines))
-        corners = shapely.points(np.stack([shapely.get_coordinates(o)[:4] for o in outlines]))
-        return np.maximum(shapely.distance(self.area, corners).max(axis=1) - allowed_m, 0.0)
+        corners = shapely.points(shapely.get_coordinates(outlines).reshape(len(outlines), 5, 2)[:, :4])
+        off = np.zeros(corners.shape)
+        outside = ~shapely.covers(self.area, corners)
+        off[outside] = shapely.distance(self.area, corners[outside])
+        return np.maximum(off.max(axis=1, initial=0.0) - allowed_m, 0.0)
 
 
 def second_opinion(scenario: Scenario, road: RoadPolygons, limits: Limits = LIMITS) -> Opinion:

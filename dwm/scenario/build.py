@@ -14,7 +14,17 @@ from dwm.scenario.agents import finished, joined
 from dwm.scenario.conditions import conditions_of, new_conditions
 from dwm.scenario.continuation import Continued, continue_scene
 from dwm.scenario.events import Newcomer, Script, Stage, react
-from dwm.scenario.feasibility import LIMITS, NEAR_ROAD_M, Limits, RoadDistance, Violation, check_all, overlaps, smoothed
+from dwm.scenario.feasibility import (
+    LIMITS,
+    NEAR_ROAD_M,
+    Limits,
+    RoadDistance,
+    Violation,
+    check_all,
+    check_drivable,
+    overlaps,
+    smoothed,
+)
 from dwm.scenario.followers import Leader, brake_followers, moved_ego
 from dwm.scenario.logged import BoxTable, copied, empty_table, extended, log_boxes
 from dwm.scenario.perturbations import checked_parts, horizon, perturb
@@ -102,11 +112,16 @@ class ScenarioBuilder:
         if any(kind.move for _, kind, _ in parts) and not moved.any():
             much = np.abs(ego - baseline).max()
             raise Infeasible("no_effect", f"the ego path changes by {much:.1e} m, needs more than {MOVED:g} m: it hardly moves")
+        if moved.any() and not moved[: self.log_end].any():
+            begins, ends = np.argmax(moved) / self.fps, self.log_end / self.fps
+            raise Infeasible("after_log", f"the path changes from {begins:.1f} s of the clip on, the log ends at {ends:.1f} s")
         before = self._logged_overlaps(baseline)
         draft = _Draft(scene=self.scene, table=copied(self._table), ego=ego, notes=base.notes)
         for name, kind, params in parts:
             if kind.script is not None:
                 self._happen(draft, name, kind.script, params)
+        self._react(draft, baseline)
+        self._leave_early(draft, baseline)
         agents = self._agents(draft, baseline, base)
         ignored = np.zeros_like(agents.present)
         index = {token: i for i, token in enumerate(agents.instance_tokens)}
@@ -127,7 +142,8 @@ class ScenarioBuilder:
 
     def _baseline(self, multiple: float) -> _Baseline:
         """The ego path without a change, long enough for a path that uses ``multiple`` of it."""
-        count = int(np.ceil(self.frames * multiple)) + 2
+        # A path that is changed within the log leaves the baseline at its end.
+        count = max(self.frames, int(np.ceil(self.log_end * multiple)) + 2)
         if count not in self._baselines:
             times = self.timestamps_us[0] + _steps(count, self.fps)
             self._baselines[count] = _drive_on(self.scene, self._table, times, self.log_end, self.seed, self.fps)
@@ -176,16 +192,28 @@ class ScenarioBuilder:
         if newcomer.kind.detection_class == "car" and off.min() < NEAR_ROAD_M and off.max() > self.limits.off_road_tolerance_m:
             raise Infeasible("event_off_road", f"the newcomer would be {off.max():.2f} m off the drivable area")
 
+    def _react(self, draft: _Draft, baseline: Array) -> None:
+        """Logged followers brake for a changed ego, and every box seen from it is no longer the log's."""
+        table, moved = draft.table, _differs(draft.ego, baseline)
+        if moved.any():
+            table.sources[:, moved] = np.where(table.present[:, moved], LabelSource.TRANSFORMED, table.sources[:, moved])
+            ego = moved_ego(draft.ego, baseline, self.log_end - 1)
+            reacted = brake_followers(self.scene, table, ego, self.fps) if ego is not None else []
+            draft.notes += tuple(f"{self.scene.agents[i].instance_token} brakes for the ego" for i in reacted)
+        table.sources[len(self.scene.agents) :] = LabelSource.SIMULATED
+
+    def _leave_early(self, draft: _Draft, baseline: Array) -> None:
+        """Raises Infeasible where the log's part is off the road, before the traffic beyond it is simulated."""
+        first = int(np.argmax(_differs(draft.ego, baseline)))
+        logged = baseline[: self.log_end]
+        found, _ = check_drivable(draft.ego[: self.log_end], self._road, self.fps, self.limits, first=first, logged=logged)
+        if first and found is not None:
+            raise Infeasible(found.reason, found.detail)
+
     def _agents(self, draft: _Draft, baseline: Array, base: _Baseline) -> AgentBoxes:
         """Everybody's boxes over the whole clip; beyond the log a changed ego joins the traffic from where it is."""
         table, log_end, known = draft.table, self.log_end, len(self.scene.agents)
         moved = _differs(draft.ego, baseline)
-        if moved.any():
-            table.sources[:, moved] = np.where(table.present[:, moved], LabelSource.TRANSFORMED, table.sources[:, moved])
-            ego = moved_ego(draft.ego, baseline, log_end - 1)
-            reacted = brake_followers(self.scene, table, ego, self.fps) if ego is not None else []
-            draft.notes += tuple(f"{self.scene.agents[i].instance_token} brakes for the ego" for i in reacted)
-        table.sources[known:] = LabelSource.SIMULATED
         if log_end >= self.frames:
             return finished(draft.scene, table, (), self.fps)
         after = base.after

@@ -11,6 +11,7 @@ from dwm.geometry import rotation_from_quaternion, rotation_from_yaw, wrap_angle
 from dwm.scenario.entrances import VISIBLE_M, WAITING, Entrances, LogTraffic, entropy
 from dwm.scenario.feasibility import ego_boxes
 from dwm.scenario.logged import BoxTable
+from dwm.scenario.upsampling import at_frames, step_times_us, stride_of
 from dwm.scenes.types import AgentTrack, EgoTrack, Scene
 from dwm.traffic.drivable import DrivableField, drivable_field
 from dwm.traffic.simulate import EGO_SIZE_WLH_M, Simulation, ego_at, rear_axle_poses
@@ -125,34 +126,41 @@ def continue_scene(
     entrances = Entrances(scene, seed)
     for i in known:
         simulation.add(_agent_spec(scene, i, table, frame, fps, field, entrances.log))
-    states, ego_poses = [], []
-    centres = ego_boxes(ego_path)[0] if ego_path is not None else None
-    for k, now in enumerate(timestamps_us):
+    steps = step_times_us(timestamps_us, stride := stride_of(fps))
+    coarse_path = turn_rate_path(state, (steps - steps[0]) * 1e-6) if ego is None else None
+    centres = ego_boxes(coarse_path)[0] if coarse_path is not None else None
+    states = []
+    for k, now in enumerate(steps):
         if k:
-            outside = ego_at(ego_path, timestamps_us, k - 1) if ego_path is not None else None
-            simulation.step(float(now - timestamps_us[k - 1]) * 1e-6, outside)
-        xy, yaw, _, present = simulation.state()
+            outside = ego_at(coarse_path, steps, k - 1) if coarse_path is not None else None
+            simulation.step(float(now - steps[k - 1]) * 1e-6, outside)
+        xy, yaw, speed, present = simulation.state()
         here = centres[k] if centres is not None else xy[0]
         for slot in np.flatnonzero(present & (np.hypot(*(xy - here).T) > VISIBLE_M)):
             simulation.remove(int(slot))
             present[slot] = False
-        states.append((xy[first:], yaw[first:], present[first:]))
-        ego_poses.append((*xy[0], yaw[0]) if ego is not None else (0.0, 0.0, 0.0))
-        if k and k % max(round(fps), 1) == 0:
+        states.append((xy, yaw, speed, present))
+        if 0 < k < len(steps) - 1 and k % max(round(fps / stride), 1) == 0:
             entrances.admit(simulation, here, xy, present, first)
-    path = ego_path if ego_path is not None else _blended(np.array(ego_poses), state.pose, timestamps_us)
-    return _collect(states, known, tuple(simulation.specs[first:]), path, notes)
+    xy, yaw, present = at_frames(*_stacked(states), steps, timestamps_us)
+    path = ego_path if ego_path is not None else _blended(np.column_stack([xy[0], yaw[0]]), state.pose, timestamps_us)
+    return Continued(
+        known=known, specs=tuple(simulation.specs[first:]), xy_m=xy[first:], yaw_rad=yaw[first:], present=present[first:],
+        ego_to_global=path, notes=notes,
+    )  # fmt: skip
 
 
-def _collect(
-    states: list[tuple[Array, Array, NDArray[np.bool_]]], known: tuple[int, ...], specs: tuple[AgentSpec, ...], path: Array,
-    notes: tuple[str, ...],
-) -> Continued:  # fmt: skip
-    agents, frames = len(specs), len(states)
-    xy, yaw, present = np.zeros((agents, frames, 2)), np.zeros((agents, frames)), np.zeros((agents, frames), dtype=bool)
-    for k, (p, h, there) in enumerate(states):
-        xy[: len(p), k], yaw[: len(p), k], present[: len(p), k] = p, h, there
-    return Continued(known=known, specs=specs, xy_m=xy, yaw_rad=yaw, present=present, ego_to_global=path, notes=notes)
+def _stacked(states: list[tuple[Array, Array, Array, NDArray[np.bool_]]]) -> tuple[Array, Array, Array, NDArray[np.bool_]]:
+    """States of a growing number of agents as [A, C, ...]; whoever is yet to come waits where it will enter."""
+    agents, steps = len(states[-1][0]), len(states)
+    xy, yaw, speed = np.zeros((agents, steps, 2)), np.zeros((agents, steps)), np.zeros((agents, steps))
+    present = np.zeros((agents, steps), dtype=bool)
+    known = 0
+    for k, (p, h, v, there) in enumerate(states):
+        xy[: len(p), k], yaw[: len(p), k], speed[: len(p), k], present[: len(p), k] = p, h, v, there
+        xy[known : len(p), :k], yaw[known : len(p), :k] = p[known:, None], h[known:, None]
+        known = len(p)
+    return xy, yaw, speed, present
 
 
 def _ego_agent(scene: Scene, state: EgoState, field: DrivableField | None) -> tuple[AgentSpec | None, tuple[str, ...]]:

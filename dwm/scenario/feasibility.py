@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt
 from scipy.signal import savgol_filter
 
 from dwm.geometry import box_corners, rotation_from_yaw, yaw_from_rotation
@@ -109,7 +109,7 @@ class RoadDistance:
         layer = scene_map.layers[MAP_LAYERS.index("drivable")] > 0
         self._origin, self._mpp = scene_map.origin_xy_m, scene_map.metres_per_pixel
         # From pixel to pixel; the road's edge is half a pixel nearer.
-        apart = np.asarray(distance_transform_edt(~layer), dtype=np.float32) if layer.any() else None
+        apart = cv2.distanceTransform((~layer).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) if layer.any() else None
         self._metres = None if apart is None else np.maximum(apart - 0.5, 0.0) * self._mpp
 
     def of(self, xy_m: Array) -> Array:

@@ -162,6 +162,12 @@ def test_a_logged_follower_brakes_for_an_ego_that_brakes():
     assert still.any()
 
 
+def test_a_move_that_begins_after_the_log_is_a_rejection_and_not_a_baseline_under_its_name():
+    late = Perturbation(name="hard_brake", params={"decel_mps2": 4.0, "onset_s": 6.0, "hold_s": 1.0}, severity=0.5)
+    refused = build_scenario(make_scene(key_frames=5), late, 0, duration_s=12.0)
+    assert isinstance(refused, Rejection) and refused.reason == "after_log" and "from 6.1 s of the clip on" in refused.detail
+
+
 def test_running_into_someone_is_a_rejection_with_the_reason():
     leader = make_agent("leader", lambda t: (15.0 + 10.0 * t, 0.0, 0.0), key_times(21))
     result = build_scenario(make_scene(agents=[leader]), FASTER, 0, duration_s=10.0)

@@ -9,7 +9,7 @@ import pytest
 
 from dwm.scenario.build import build_scenario
 from dwm.scenario.entrances import ENTRY_M, log_traffic
-from dwm.scenario.feasibility import LIMITS, check_kinematics, ego_boxes, off_road
+from dwm.scenario.feasibility import LIMITS, RoadDistance, check_kinematics, ego_boxes
 from dwm.scenario.perturbations import BASELINE
 from dwm.scenario.types import Scenario
 from dwm.scenes.types import MAP_LAYERS, SceneMap
@@ -103,8 +103,7 @@ def test_without_lanes_the_ego_follows_the_road_and_the_notes_say_so():
     scene = raster_scene(agents=())
     scenario = built(scene, duration_s=20.0)
     after = scenario.ego_to_global[scenario.log_end_index :]
-    off = off_road(after, scene.map, 0.0)
-    assert off is not None and not off.any()
+    assert RoadDistance(scene.map).of_ego(after).max() == 0.0
     assert after[-1, 0, 3] > 20.0 + 9.0 * 17 and np.abs(after[:, 1, 3]).max() < 1.5
     assert check_kinematics(scenario.ego_to_global, 12.0, LIMITS) is None
     assert any("drivable area" in note for note in scenario.notes)
