@@ -56,18 +56,21 @@ class RoadPolygons:
         rows, cols = scene.map.layers.shape[1:]
         window = shapely.box(x, y, x + cols * mpp, y + rows * mpp)
         found = _of_expansion(expansion) if expansion.is_file() else _of_mask(scene)
-        self.area = shapely.intersection(shapely.union_all(found), window) if found else None
-        if self.area is not None:
-            shapely.prepare(self.area)
+        # Mending an outline that touches itself leaves stray lines, which would make every question slow.
+        parts = shapely.get_parts(shapely.get_parts(shapely.intersection(shapely.union_all(found), window))) if found else []
+        self.area = shapely.multipolygons([part for part in parts if isinstance(part, shapely.Polygon)])
+        shapely.prepare(self.area)
+        self._edges = shapely.STRtree(_edges(self.area))
 
     def excess_m(self, outlines: NDArray, allowed_m: Array | float = 0.0) -> Array:
         """How far the outermost corner of each outline [N] is off the road, beyond what is allowed."""
-        if self.area is None or self.area.is_empty:
+        if self.area.is_empty:
             return np.zeros(len(outlines))
-        corners = shapely.points(shapely.get_coordinates(outlines).reshape(len(outlines), 5, 2)[:, :4])
+        corners = np.asarray(shapely.points(shapely.get_coordinates(outlines).reshape(len(outlines), 5, 2)[:, :4]))
         off = np.zeros(corners.shape)
         outside = ~shapely.covers(self.area, corners)
-        off[outside] = shapely.distance(self.area, corners[outside])
+        if outside.any():
+            _, off[outside] = self._edges.query_nearest(corners[outside], all_matches=False, return_distance=True)
         return np.maximum(off.max(axis=1, initial=0.0) - allowed_m, 0.0)
 
 
@@ -157,6 +160,14 @@ def _collisions(scenario: Scenario, outlines: NDArray, logged: NDArray) -> NDArr
             met[own] &= shapely.distance(logged[frames[own]], theirs[own]) > LIMITS.clearance_m
         out[frames[met]] = True
     return out
+
+
+def _edges(area: shapely.MultiPolygon) -> NDArray:
+    """The boundary as single line segments."""
+    rings = shapely.get_rings(shapely.get_parts(area))
+    coords, ring = shapely.get_coordinates(rings, return_index=True)
+    pairs = np.stack([coords[:-1], coords[1:]], axis=1)
+    return np.asarray(shapely.linestrings(pairs[ring[:-1] == ring[1:]]))
 
 
 def _of_expansion(path: Path) -> list[shapely.Geometry]:
