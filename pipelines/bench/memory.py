@@ -23,8 +23,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dwm.conditioning.build import IMAGE_HEIGHT, IMAGE_WIDTH, ScenarioConditioner, images_to_tensor, tensor_to_images
+from dwm.conditioning.log_reader import read_logged_points
+from dwm.conditioning.logged_points import LoggedPoints
 from dwm.errors import InputError
-from dwm.rollout.config import MEMORY_MODES, RolloutConfig
+from dwm.rollout.config import RolloutConfig
 from dwm.rollout.world_model import WorldModel
 from dwm.scenario.types import Perturbation, Scenario
 from evaluators.counterfactual import PSNR_CAP_DB, psnr_db
@@ -54,7 +56,6 @@ class Splat:
 
     images: Images  # [K, V, H, W, 3]
     known: NDArray[np.bool_]  # [K, V, H, W]
-    opening_s: float  # reading the log, once for a clip, and the first frame
     seconds_per_frame: float  # of the frames after it
 
 
@@ -72,8 +73,6 @@ def bench_memory(
     moments = starting_moments(dataroot, version, cases, duration_s)
     rejected = Counter[str]()
     lines = [f"{len(moments)} starting moments, {steps} denoising steps, six cameras, {IMAGE_HEIGHT}x{IMAGE_WIDTH}"]
-    if "log" not in MEMORY_MODES:
-        lines += ["", "Memory from the log, and its splat alone, are not part of this version."]
     with tqdm(total=len(OFFSETS_M) * len(moments), desc="clips", disable=None) as bar:
         for offset_m in OFFSETS_M:
             clips = []
@@ -102,7 +101,7 @@ def splat_alone(logged: Callable[[int], tuple[Tensor, Tensor]], first_V3HW: Tens
         images.append(tensor_to_images(torch.where(there, picture, fill)))
         known.append(there[:, 0].cpu().numpy())
     later = float(np.mean(seconds[1:])) if len(seconds) > 1 else float("nan")
-    return Splat(images=np.stack(images), known=np.stack(known), opening_s=seconds[0], seconds_per_frame=later)
+    return Splat(images=np.stack(images), known=np.stack(known), seconds_per_frame=later)
 
 
 def known_psnr_db(images: Images, truth: Images, known: NDArray[np.bool_]) -> float:
@@ -122,27 +121,27 @@ class _Bench:
         self, world: WorldModel, features: FrechetFeatures, stretches: list[tuple[float, float]], steps: int
     ) -> None:  # fmt: skip
         self.world, self.features, self.stretches = world, features, stretches
-        self.modes = {mode: RolloutConfig(memory=mode, steps=steps) for mode in (OFF, "past", "log") if mode in MEMORY_MODES}
+        self.modes = {mode: RolloutConfig(memory=mode, steps=steps) for mode in (OFF, "past", "log")}
         self.costs: dict[str, list[float]] = {}
         self.known_share: list[float] = []
+        self._points: dict[str, LoggedPoints | None] = {}  # reading a log costs more than a clip: once for all clips of a scene
 
     def clip(self, moment: Moment, scenario: Scenario) -> dict[str, list[Judged]]:
         """Every mode, and the truth itself, by stretch that the scenario holds."""
         parts = [part for part in (frames_between(*s) for s in self.stretches) if part[-1] < len(scenario.timestamps_us)]
         frames = tuple(f for part in parts for f in part)
         truth = true_frames(moment, scenario, frames)
-        pictures, known = {TRUTH: truth}, None
+        pictures = {TRUTH: truth}
         for name, mode in self.modes.items():
             # A fresh conditioner each: what one mode has computed must not be the next one's head start.
-            made = generate(self.world, ScenarioConditioner(scenario, self.world.device), mode, frames)
+            made = generate(self.world, self._conditioner(scenario, log=name == "log"), mode, frames)
             pictures[name] = made.images
             self._cost(f"memory {name}, a generated frame", made.seconds_per_frame)
-        if "log" in self.modes:
-            splat = self._splat(scenario, frames)
-            pictures[SPLAT], known = splat.images, splat.known
+        splat = self._splat(scenario, frames)
+        pictures[SPLAT], known = splat.images, splat.known
         ends = np.cumsum([len(part) for part in parts])[:-1]
         cut = {name: np.split(images, ends) for name, images in pictures.items()}
-        masks = np.split(known, ends) if known is not None else [None] * len(parts)
+        masks = np.split(known, ends)
         return {
             name: [self._judge(part, true, mask) for part, true, mask in zip(images, cut[TRUTH], masks, strict=True)]
             for name, images in cut.items()
@@ -155,13 +154,20 @@ class _Bench:
             lines.append(f"- pixels that the splat knows: {np.mean(self.known_share):.0%} of the scored frames")
         return lines
 
+    def _conditioner(self, scenario: Scenario, *, log: bool) -> ScenarioConditioner:
+        name = scenario.scene.name
+        if log and name not in self._points:
+            started = time.perf_counter()
+            self._points[name] = read_logged_points(scenario.scene)
+            self._cost("reading a log's points", time.perf_counter() - started)
+        return ScenarioConditioner(scenario, self.world.device, self._points[name] if log else None)
+
     def _splat(self, scenario: Scenario, frames: tuple[int, ...]) -> Splat:
-        conditioner = ScenarioConditioner(scenario, self.world.device)
+        conditioner = self._conditioner(scenario, log=True)
         first = images_to_tensor(first_images(scenario.scene, int(scenario.timestamps_us[0])), self.world.device)
         with torch.inference_mode():
-            splat = splat_alone(conditioner.logged, first, frames)  # pyright: ignore[reportAttributeAccessIssue]
+            splat = splat_alone(conditioner.logged, first, frames)
         self._cost("splat, a frame", splat.seconds_per_frame)
-        self._cost("splat, reading the log and the first frame", splat.opening_s)
         self.known_share.append(float(splat.known.mean()))
         return splat
 

@@ -33,7 +33,7 @@ def test_what_the_splat_leaves_open_takes_each_cameras_mean_colour() -> None:
     assert (splat.images[1, :, 2:] == 255).all()
     assert (splat.images[:, 0, :2] == 0).all()
     np.testing.assert_array_equal(splat.images[0, 1, 0, 0], [128, 153, 153])
-    assert splat.opening_s >= 0 and splat.seconds_per_frame >= 0
+    assert splat.seconds_per_frame >= 0
 
 
 def test_psnr_where_something_is_known_leaves_the_rest_out() -> None:
@@ -91,13 +91,12 @@ def table(pg_dataroot: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory, "STRETCHES_S", ((0.25, 0.9), (5.0, 6.0)))
         patch.setattr(memory, "OFFSETS_M", (0.3, 1e-9))
-        patch.setattr(memory, "MEMORY_MODES", ("past", "none", "log"))
         patch.setattr(memory, "starting_moments", lambda *_: moments)
         patch.setattr(memory, "generate", generate)
         patch.setattr(memory, "true_frames", film)
-        patch.setattr(ScenarioConditioner, "logged", logged, raising=False)
+        patch.setattr(ScenarioConditioner, "logged", logged)
         yield bench_memory(
-            pg_dataroot, VERSION, models / "codec.safetensors", models / "world.safetensors", None,
+            pg_dataroot, VERSION, models / "codec.safetensors", models / "world.safetensors", None,  # pyright: ignore[reportArgumentType]
             models / "detector.safetensors", 2, 1.0, 1,
         )  # type: ignore[arg-type]  # fmt: skip
 
