@@ -70,6 +70,7 @@ class ScenarioConditioner:
         self._numbers = np.array(
             [logged.get(token, -1) if logged else i for i, token in enumerate(agents.instance_tokens)], dtype=np.int64
         )
+        self._asked, _ = new_conditions(scenario.scene, conditions_of(scenario.perturbation))
         self.notes: tuple[str, ...] = ()  # what was asked for and could not be had, in words
         self.layout = lru_cache(maxsize=48)(self._layout)
         self._drawn = lru_cache(maxsize=2)(self._draw)
@@ -122,7 +123,11 @@ class ScenarioConditioner:
 
     @cached_property
     def points(self) -> LoggedPoints | None:
-        """The log's coloured points; None, and a line in ``notes``, when the scene has no LiDAR files or no images."""
+        """The log's coloured points; None, and a line in ``notes``, when there are none or they show another light."""
+        if self._asked:
+            names = " and ".join(condition.name for condition in self._asked)
+            self.notes += (f"the log's pictures do not show {names}: memory `log` falls back to `past`",)
+            return None
         points = read_logged_points(self.scenario.scene) if self._given_points is None else self._given_points
         if points is None:
             self.notes += ("no LiDAR files or no images to colour them: memory `log` falls back to `past`",)
@@ -184,8 +189,7 @@ class ScenarioConditioner:
 
     def appearance(self, frame: int, images_V3HW: Tensor, things: Things) -> Appearance:
         """The look of a true frame [V, 3, H, W] in [-1, 1]; ``things`` stand in for what it does not show."""
-        asked, _ = new_conditions(self.scenario.scene, conditions_of(self.scenario.perturbation))
-        return Appearance(self._street, things, self._view(frame), images_V3HW, air_of(asked).extinction_per_m)
+        return Appearance(self._street, things, self._view(frame), images_V3HW, air_of(self._asked).extinction_per_m)
 
     def painted(self, appearance: Appearance, target: int) -> tuple[Tensor, Tensor]:
         """A look laid over a frame: images [V, 3, H, W] in [-1, 1] and the share [V, 1, H/2, W/2] that it covers."""

@@ -19,7 +19,7 @@ from dwm.conditioning.reprojection import Trace
 from dwm.geometry import rotation_from_yaw, transform_from_xy_yaw
 from dwm.scenario.build import build_scenario
 from dwm.scenario.perturbations import BASELINE
-from dwm.scenario.types import Scenario
+from dwm.scenario.types import Perturbation, Scenario
 from dwm.scenes.clips import read_image
 from dwm.scenes.nuscenes import list_scenes, read_scene
 from dwm.scenes.types import LidarSweep
@@ -204,6 +204,19 @@ def test_without_lidar_files_memory_from_the_log_is_the_carried_frame_and_the_no
     assert alone.shape == (6, 3, H, W)
     assert float(known.sum()) == 0.0
     assert conditioner.notes == ("no LiDAR files or no images to colour them: memory `log` falls back to `past`",)
+
+
+def test_the_logs_pictures_are_no_memory_of_another_light():
+    wall = sheet(25.0, (-12, 12), (0.0, 8.0), 0.12)
+    points = build_logged_points(
+        [Sweep(xyz_m=wall, origin_m=np.array([0, 0, 1.8]), boxes=nothing())], [filmed([(wall, BLUE)], np.eye(4), nothing())]
+    )
+    fog = Perturbation(name="fog", params={"visibility_m": 300.0}, severity=0.5)
+    scenario = build_scenario(make_scene(ego_speed_mps=6.0, agents=()), fog, 0, duration_s=1.0)
+    assert isinstance(scenario, Scenario)
+    conditioner = ScenarioConditioner(scenario, points=points)
+    assert float(conditioner.logged(6)[1].sum()) == 0.0
+    assert conditioner.notes == ("the log's pictures do not show fog: memory `log` falls back to `past`",)
 
 
 def test_with_points_memory_from_the_log_shows_them_and_says_nothing():
