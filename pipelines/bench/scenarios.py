@@ -153,7 +153,7 @@ def draw(found: dict[str, Tally], out: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    shown = {family: t.paths for family, t in found.items() if t.paths and family != BASELINE.name}
+    shown = {family: t.paths for family, t in found.items() if any(np.abs(path[:, :2]).max() > 0.01 for path in t.paths)}
     if not shown:
         return
     figure, axes = plt.subplots(len(shown), 3, figsize=(11, 1.6 * len(shown)), squeeze=False, layout="constrained")
@@ -161,6 +161,8 @@ def draw(found: dict[str, Tally], out: Path) -> None:
         for axis, column in zip(row, range(3), strict=True):
             for path in paths:
                 axis.plot(np.arange(len(path)) / 12, path[:, column], linewidth=0.8)
+            low, high = axis.get_ylim()
+            axis.set_ylim(min(low, -0.5), max(high, 0.5))  # rounding errors are no manoeuvre
             axis.grid(alpha=0.3)
         row[0].set_ylabel(family, rotation=0, ha="right", fontsize=8)
     for axis, title in zip(axes[0], ("ahead of the baseline [m]", "to its left [m]", "speed [m/s]"), strict=True):
