@@ -28,6 +28,8 @@ class Frontage:
             xy = (outline[:, 0] + 0.5) * scene_map.metres_per_pixel + scene_map.origin_xy_m
             # Pixel steps zigzag along slanted edges: measure every fourth.
             coarse = np.unique(np.r_[np.arange(0, len(xy), 4), len(xy) - 1])
+            # At the tip of a strip one pixel wide the outline turns on the spot.
+            coarse = coarse[np.r_[True, np.any(np.diff(xy[coarse], axis=0) != 0, axis=1)]]
             arc = np.r_[0.0, np.cumsum(np.linalg.norm(np.diff(xy[coarse], axis=0), axis=1))]
             if arc[-1] < _SHORTEST_M:
                 continue

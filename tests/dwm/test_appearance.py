@@ -233,6 +233,17 @@ def test_fronts_that_were_not_seen_are_made_of_what_was_and_stay_on_their_wall(t
     assert first.std(0)[0] > 0.1  # not one colour throughout
 
 
+@pytest.mark.filterwarnings("error")
+def test_strips_one_pixel_wide_have_arc_lengths_all_the_same():
+    """The outline of such a strip turns on the spot at its tip, wherever the samples of the outline fall."""
+    for length in range(60, 68):
+        layers = np.zeros((4, 200, 200), dtype=np.uint8)
+        layers[0, 90:110, 10:80], layers[0, 100, 80 : 80 + length] = 1, 1
+        frontage = Frontage(SceneMap(layers=layers, origin_xy_m=np.zeros(2), metres_per_pixel=0.5, lane_graph=None))
+        x = np.linspace(5.0, 75.0, 200)
+        assert np.isfinite(frontage.locate(np.stack([x, np.full(200, 51.0)], -1))[1]).all()
+
+
 def test_an_outline_seen_at_both_ends_of_its_arc_was_not_seen_between():
     """A closed outline's arc begins somewhere; a street that lies there once streaked the whole block."""
     rng = np.random.default_rng(0)
