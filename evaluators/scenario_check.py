@@ -54,7 +54,7 @@ class RoadPolygons:
         expansion = scene.dataroot / "maps" / "expansion" / f"{scene.location}.json"
         (x, y), mpp = scene.map.origin_xy_m.tolist(), scene.map.metres_per_pixel
         rows, cols = scene.map.layers.shape[1:]
-        window = shapely.box(x, y, x + cols * mpp, y + rows * mpp)
+        window = self._window = shapely.box(x, y, x + cols * mpp, y + rows * mpp)
         found = _of_expansion(expansion) if expansion.is_file() else _of_mask(scene)
         # Mending an outline that touches itself leaves stray lines, which would make every question slow.
         parts = shapely.get_parts(shapely.get_parts(shapely.intersection(shapely.union_all(found), window))) if found else []
@@ -63,12 +63,12 @@ class RoadPolygons:
         self._edges = shapely.STRtree(_edges(self.area))
 
     def excess_m(self, outlines: NDArray, allowed_m: Array | float = 0.0) -> Array:
-        """How far the outermost corner of each outline [N] is off the road, beyond what is allowed."""
+        """How far the outermost corner of each outline [N] is off the road, beyond what is allowed; 0 beyond the map."""
         if self.area.is_empty:
             return np.zeros(len(outlines))
         corners = np.asarray(shapely.points(shapely.get_coordinates(outlines).reshape(len(outlines), 5, 2)[:, :4]))
         off = np.zeros(corners.shape)
-        outside = ~shapely.covers(self.area, corners)
+        outside = ~shapely.covers(self.area, corners) & shapely.covers(self._window, corners)
         if outside.any():
             _, off[outside] = self._edges.query_nearest(corners[outside], all_matches=False, return_distance=True)
         return np.maximum(off.max(axis=1, initial=0.0) - allowed_m, 0.0)

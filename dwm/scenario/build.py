@@ -188,7 +188,7 @@ class ScenarioBuilder:
             theirs = rectangles(table.centers_m[i, close, :2], table.yaws_rad[i, close], agent.size_wlh_m)
             if shapely.intersects(own, theirs).any():
                 raise Infeasible("event_blocked", f"{agent.category} {agent.instance_token} is where the newcomer would be")
-        off = self._road.of(here)
+        off = np.nan_to_num(self._road.of(here))
         if newcomer.kind.detection_class == "car" and off.min() < NEAR_ROAD_M and off.max() > self.limits.off_road_tolerance_m:
             raise Infeasible("event_off_road", f"the newcomer would be {off.max():.2f} m off the drivable area")
 

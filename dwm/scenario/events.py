@@ -165,7 +165,7 @@ def debris(stage: Stage, params: dict[str, float]) -> tuple[Newcomer, Array | No
     aside = (EGO_SIZE_WLH_M[0] + kind.size_wlh_m[0]) / 2 + EVASION_CLEARANCE_M
     ways = [_round(stage.track, place - FRONT_M, shift, speed) for shift in sorted((left - aside, left + aside), key=abs)]
     # The shorter way, unless only the other one stays on the road.
-    off = [stage.road.of_ego(way).max() for way in ways]
+    off = [np.nan_to_num(stage.road.of_ego(way)).max() for way in ways]
     return newcomer, ways[1] if off[1] == 0 < off[0] else ways[0]
 
 

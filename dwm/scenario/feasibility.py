@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 SMOOTHING_S = 1.25
 SLOWEST_TURN_MPS = 1.5  # below, curvature is noise divided by almost nothing
 SMOOTH_OVER_S, FADE_S = 2.0, 0.5
-FAR_M, NEAR_ROAD_M, SAME_PLACE_M = 1000.0, 10.0, 5.0
+NEAR_ROAD_M, SAME_PLACE_M = 10.0, 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,15 +113,15 @@ class RoadDistance:
         self._metres = None if apart is None else np.maximum(apart - 0.5, 0.0) * self._mpp
 
     def of(self, xy_m: Array) -> Array:
-        """Distances [...] of points [..., 2] in metres, 0 on the road; points off the raster are FAR_M away."""
+        """Distances [...] of points [..., 2] in metres, 0 on the road; NaN beyond the raster and where it has no road at all."""
         if self._metres is None:
-            return np.full(xy_m.shape[:-1], FAR_M)
+            return np.full(xy_m.shape[:-1], np.nan)
         col, row = np.moveaxis(np.floor((xy_m - self._origin) / self._mpp).astype(np.int64), -1, 0)
         inside = (row >= 0) & (row < self._metres.shape[0]) & (col >= 0) & (col < self._metres.shape[1])
-        return np.where(inside, self._metres[np.where(inside, row, 0), np.where(inside, col, 0)], FAR_M)
+        return np.where(inside, self._metres[np.where(inside, row, 0), np.where(inside, col, 0)], np.nan)
 
     def of_ego(self, poses: Array) -> Array:
-        """How far the ego's outermost corner is off the road, [T] for poses [T, 4, 4]."""
+        """How far the ego's outermost corner is off the road, [T] for poses [T, 4, 4]; NaN where the map does not reach."""
         centre, yaw = ego_boxes(poses)
         center3 = np.concatenate([centre, np.zeros((len(centre), 1))], axis=-1)
         corners = box_corners(center3, np.tile(EGO_SIZE_WLH_M, (len(poses), 1)), yaw)[:, [0, 1, 4, 5], :2]
@@ -138,25 +138,32 @@ def check_drivable(
     if first >= len(poses):
         return None, ()
     off = road.of_ego(poses[first:])
-    if off.min() > NEAR_ROAD_M:
+    known = np.isfinite(off)
+    if not known.any() or off[known].min() > NEAR_ROAD_M:
         return None, ("the map has no drivable area near the ego path: not checked",)
+    notes = (
+        ()
+        if known.all()
+        else (f"the ego leaves the map that was read at {(int(np.argmin(known)) + first) / fps:.1f} s: not checked there",)
+    )
+    off = np.where(known, off, 0.0)
     allowed = limits.off_road_tolerance_m + _off_in_the_log(poses[first:], road, logged)
     excess = off - allowed
     if excess.max() <= 0:
-        return None, ()
+        return None, notes
     frame = int(np.argmax(excess))
     return Violation(
         reason="off_road",
-        detail=f"a corner of the ego is {min(off[frame], FAR_M):.2f} m off the drivable area at {(frame + first) / fps:.2f} s, "
+        detail=f"a corner of the ego is {off[frame]:.2f} m off the drivable area at {(frame + first) / fps:.2f} s, "
         f"exceeds {np.broadcast_to(allowed, off.shape)[frame]:.2f} m",
-    ), ()
+    ), notes
 
 
 def _off_in_the_log(poses: Array, road: RoadDistance, logged: Array | None) -> Array | float:
     """How far off the road the log was within 5 m of each pose [T]."""
     if logged is None or len(logged) == 0:
         return 0.0
-    off = road.of_ego(logged)
+    off = np.nan_to_num(road.of_ego(logged))
     if off.max() <= 0:
         return 0.0
     apart = np.linalg.norm(poses[:, None, :2, 3] - logged[None, :, :2, 3], axis=-1)

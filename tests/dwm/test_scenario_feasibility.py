@@ -105,10 +105,20 @@ def test_a_map_without_drivable_area_is_noted_and_not_refused():
         assert found is None and "not checked" in notes[0]
 
 
+def test_beyond_the_map_that_was_read_nothing_is_judged_and_the_notes_say_from_when():
+    road = RoadDistance(make_map())
+    found, notes = check_drivable(along_x(1250 + 10 * T), road, FPS)
+    assert found is None and notes == ("the ego leaves the map that was read at 4.8 s: not checked there",)
+    found, _ = check_drivable(along_x(1250 + 10 * T, y=-6.0), road, FPS)
+    assert found is not None and "at 0.00 s" in found.detail
+
+
 def test_the_distance_to_the_road_is_that_to_its_edge():
     road = RoadDistance(make_map())
     # The edge is at y = 8, and these are centres of half-metre pixels.
-    assert road.of(np.array([[0.0, 0.0], [0.0, 8.25], [0.0, 11.25], [1e6, 0.0]])) == pytest.approx([0.0, 0.25, 3.25, 1000.0])
+    assert road.of(np.array([[0.0, 0.0], [0.0, 8.25], [0.0, 11.25], [1e6, 0.0]])) == pytest.approx(
+        [0.0, 0.25, 3.25, np.nan], nan_ok=True
+    )
 
 
 def test_smoothing_takes_a_jolt_out_of_a_path_and_keeps_the_manoeuvre():
