@@ -99,7 +99,7 @@ def mixed_shards(
         scene, seed, start_s = by_token[clip.window.scene_token], config.seed + clip.repeat, clip.window.start_s
         key = canonical_json(["mix", clip.family.name, clip.severity, scene.token, start_s, seed])
         ranges = {name: (low, high) for name, (low, high) in clip.family.ranges.items()}
-        drawn = (sample or _sample_within)(clip.family.name, clip.severity, _generator(key), ranges)
+        drawn = (sample or _sample)(clip.family.name, clip.severity, _generator(key), ranges)
         shards.append(_shard(config, scene, drawn, seed, weights_sha, start_s))
     return in_order(shards)
 
@@ -211,18 +211,12 @@ def _generator(key: bytes) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(hashlib.sha256(key).digest()[:8], "little"))
 
 
-def _sample_within(
-    name: str, severity: float, rng: np.random.Generator, ranges: Mapping[str, tuple[float, float]]
+def _sample(
+    name: str, severity: float, rng: np.random.Generator, ranges: Mapping[str, tuple[float, float]] | None = None
 ) -> Perturbation:
-    from pipelines.long_tail.families import draw
-
-    return draw(name, severity, rng, ranges)
-
-
-def _sample(name: str, severity: float, rng: np.random.Generator) -> Perturbation:
     from dwm.scenario.perturbations import sample_perturbation
 
-    return sample_perturbation(name, severity, rng)
+    return sample_perturbation(name, severity, rng, ranges)
 
 
 def shard_from_json(entry: dict[str, Any]) -> Shard:

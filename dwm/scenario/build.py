@@ -13,7 +13,7 @@ from dwm.footprints import rectangles
 from dwm.scenario.agents import finished, joined
 from dwm.scenario.conditions import conditions_of, new_conditions
 from dwm.scenario.continuation import Continued, continue_scene
-from dwm.scenario.events import Newcomer, Script, Stage, react
+from dwm.scenario.events import Newcomer, Script, Stage
 from dwm.scenario.feasibility import (
     LIMITS,
     NEAR_ROAD_M,
@@ -25,10 +25,10 @@ from dwm.scenario.feasibility import (
     overlaps,
     smoothed,
 )
-from dwm.scenario.followers import Leader, brake_followers, moved_ego
+from dwm.scenario.followers import brake_followers, ego_as_leader
 from dwm.scenario.logged import BoxTable, copied, empty_table, extended, log_boxes
 from dwm.scenario.perturbations import checked_parts, horizon, perturb
-from dwm.scenario.reaction import Moving
+from dwm.scenario.reaction import Moving, react
 from dwm.scenario.types import AgentBoxes, Infeasible, LabelSource, Perturbation, Rejection, Scenario
 from dwm.scenes.prompts import scene_prompt
 from dwm.scenes.types import EgoTrack, Scene
@@ -164,8 +164,7 @@ class ScenarioBuilder:
             track=track, times_s=times, scene_map=self.scene.map, road=self._road, name=f"{self.scene.token}/{self.seed}"
         )
         newcomer, evading = script(stage, params)
-        leader = Leader(xy_m=newcomer.centers_m[:, :2], yaw_rad=newcomer.yaw_rad, size_wlh_m=np.array(newcomer.kind.size_wlh_m))
-        changed = brake_followers(self.scene, draft.table, leader, self.fps)
+        changed = brake_followers(self.scene, draft.table, newcomer.moving(), self.fps)
         draft.notes += tuple(f"{self.scene.agents[i].instance_token} brakes for {name}" for i in changed)
         self._has_room(draft, newcomer)
         draft.table = extended(draft.table, newcomer.centers_m, newcomer.yaw_rad)
@@ -197,8 +196,8 @@ class ScenarioBuilder:
         table, moved = draft.table, _differs(draft.ego, baseline)
         if moved.any():
             table.sources[:, moved] = np.where(table.present[:, moved], LabelSource.TRANSFORMED, table.sources[:, moved])
-            ego = moved_ego(draft.ego, baseline, self.log_end - 1)
-            reacted = brake_followers(self.scene, table, ego, self.fps) if ego is not None else []
+            ego, first = ego_as_leader(draft.ego[: self.log_end]), int(np.argmax(moved))
+            reacted = brake_followers(self.scene, table, ego, self.fps, first)
             draft.notes += tuple(f"{self.scene.agents[i].instance_token} brakes for the ego" for i in reacted)
         table.sources[len(self.scene.agents) :] = LabelSource.SIMULATED
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from dwm.geometry import quaternion_from_yaw
 from dwm.scenario.feasibility import RoadDistance
 from dwm.scenario.paths import arc_length, at_times, ramp, ramp_slope, seconds, shifted, speed_along
-from dwm.scenario.reaction import FRONT_M, Line, Moving, give_way
-from dwm.scenario.sideways import next_lane_m
+from dwm.scenario.reaction import FRONT_M, Line, Moving
+from dwm.scenario.sideways import ROAD_PER_METRE, next_lane_m
 from dwm.scenario.types import Infeasible
 from dwm.scenes.types import AgentTrack, EgoTrack, SceneMap
 from dwm.traffic.populate import KINDS, Kind
@@ -29,7 +29,6 @@ SLOWEST_EGO_MPS = 3.0
 EVASION_CLEARANCE_M = 0.5
 EVASION_MPS2 = 2.5
 _KERB_SEARCH_M, _KERB_UNKNOWN_M = 12.0, 5.0
-_ROAD_PER_METRE = 6.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +108,7 @@ def cut_in(stage: Stage, params: dict[str, float]) -> tuple[Newcomer, Array | No
     pace = before + (after - before) * ramp((t - onset) / params["duration_s"])
     s = _integral(pace, t)
     s += place - np.interp(onset, t, s)
-    length = max(params["duration_s"] * (before + after) / 2, _ROAD_PER_METRE * abs(offset))
+    length = max(params["duration_s"] * (before + after) / 2, ROAD_PER_METRE * abs(offset))
     u = (s - place) / length
     newcomer = stage.newcomer(
         "cut_in", kind, Line(stage.track.ego_to_global), s, offset * (1 - ramp(u)), np.arctan(-offset * ramp_slope(u) / length)
@@ -173,7 +172,7 @@ def _round(track: EgoTrack, place_m: float, shift_m: float, speed_mps: float) ->
     """Poses [N, 4, 4] that are ``shift_m`` to the left while the car passes a place, and back on the line after it."""
     arc = arc_length(track.ego_to_global)
     # The quintic's strongest bend is 5.77 times the shift over the square of its length.
-    length = max(_ROAD_PER_METRE * abs(shift_m), 12.0, speed_mps * np.sqrt(5.77 * abs(shift_m) / EVASION_MPS2))
+    length = max(ROAD_PER_METRE * abs(shift_m), 12.0, speed_mps * np.sqrt(5.77 * abs(shift_m) / EVASION_MPS2))
     begin, back = place_m - 2.0 - length, place_m + 2 * FRONT_M
     if begin < 0:
         raise Infeasible("too_near", f"the ego would have to evade {-begin:.1f} m before the clip begins")
@@ -203,15 +202,3 @@ def _kerb_m(scene_map: SceneMap, line: Line, place_m: float, side: float) -> flo
     points, _ = line.at(np.full_like(away, place_m), side * away)
     closed = ~scene_map.lookup("drivable", points[:, :2])
     return float(away[int(np.argmax(closed))]) + 0.7 if closed.any() and not closed.all() else _KERB_UNKNOWN_M
-
-
-def react(track: EgoTrack, times_s: Array, others: list[Moving]) -> EgoTrack:
-    """The track driven with regard to others; it ends with the last of ``times_s`` [L]."""
-    warped = give_way(track, times_s, others)
-    stamps = np.round(times_s * 1e6).astype(np.int64) + track.timestamps_us[0]
-    return EgoTrack(timestamps_us=stamps, ego_to_global=at_times(track, warped, times_s))
-
-
-SCRIPTS: dict[str, Script] = {
-    "cut_in": cut_in, "stopped_vehicle": stopped_vehicle, "crossing_pedestrian": crossing_pedestrian, "debris": debris,
-}  # fmt: skip

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from dwm.geometry import wrap_angle
 from dwm.scenario.feasibility import ego_boxes
 from dwm.scenario.logged import BoxTable
+from dwm.scenario.reaction import Moving
 from dwm.scenario.types import LabelSource
 from dwm.scenes.types import Scene
 from dwm.traffic import idm
@@ -19,34 +18,22 @@ Array = NDArray[np.float64]
 TOO_CLOSE_M = 2.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Leader:
-    """Whom vehicles may have to brake for, at the frames [L] of the log; before ``first`` nothing is new about it."""
-
-    xy_m: Array  # [L, 2] box centre
-    yaw_rad: Array  # [L]
-    size_wlh_m: Array  # [3]
-    first: int = 0
+def ego_as_leader(ego: Array) -> Moving:
+    """The ego on its path [L, 4, 4]."""
+    centre, yaw = ego_boxes(ego)
+    return Moving(xy_m=centre, yaw_rad=yaw, size_wlh_m=np.array(EGO_SIZE_WLH_M))
 
 
-def moved_ego(ego: Array, baseline: Array, last: int) -> Leader | None:
-    """The ego on its changed path [T, 4, 4] over frames 0..last, or None where it keeps to the baseline."""
-    differs = np.abs(ego[: last + 1] - baseline[: last + 1]).max(axis=(1, 2)) > 1e-6
-    if not differs.any():
-        return None
-    centre, yaw = ego_boxes(ego[: last + 1])
-    return Leader(xy_m=centre, yaw_rad=yaw, size_wlh_m=np.array(EGO_SIZE_WLH_M), first=int(np.argmax(differs)))
-
-
-def brake_followers(scene: Scene, table: BoxTable, leader: Leader, fps: float) -> list[int]:
+def brake_followers(scene: Scene, table: BoxTable, leader: Moving, fps: float, first: int = 0) -> list[int]:
     """Slow down logged vehicles that would run into the leader's rear; returns the agents changed.
 
-    A follower keeps its logged path and never gets ahead of its logged progress; its boxes become TRANSFORMED.
+    The leader is given for the frames [L] of the log, and nothing is new about it before ``first``. A follower keeps
+    its logged path and never gets ahead of its logged progress; its boxes become TRANSFORMED.
     """
     changed = []
     for i, agent in enumerate(scene.agents):
         rows = np.flatnonzero(table.present[i, : len(leader.yaw_rad)])
-        rows = rows[rows >= leader.first]
+        rows = rows[rows >= first]
         if not agent.category.startswith("vehicle.") or len(rows) < 2 or np.any(np.diff(rows) != 1):
             continue
         gap, behind = _gap_to_rear(table.centers_m[i, rows, :2], table.yaws_rad[i, rows], agent.size_wlh_m, leader, rows)
@@ -58,7 +45,7 @@ def brake_followers(scene: Scene, table: BoxTable, leader: Leader, fps: float) -
 
 
 def _gap_to_rear(
-    xy: Array, yaw: Array, size_wlh_m: Array, leader: Leader, rows: NDArray[np.int64]
+    xy: Array, yaw: Array, size_wlh_m: Array, leader: Moving, rows: NDArray[np.int64]
 ) -> tuple[Array, NDArray[np.bool_]]:
     """Bumper gap [T] to the leader's rear, and whether the vehicle is in the corridor behind it, heading the same way."""
     offset, heading = xy - leader.xy_m[rows], leader.yaw_rad[rows]
@@ -69,7 +56,7 @@ def _gap_to_rear(
     return gap, corridor & (along < 0) & (np.abs(wrap_angle(yaw - heading)) < np.pi / 4)
 
 
-def _follow(table: BoxTable, i: int, rows: NDArray[np.int64], size_wlh_m: Array, leader: Leader, fps: float) -> None:
+def _follow(table: BoxTable, i: int, rows: NDArray[np.int64], size_wlh_m: Array, leader: Moving, fps: float) -> None:
     centers, yaws = table.centers_m[i, rows].copy(), np.unwrap(table.yaws_rad[i, rows])
     logged = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(centers[:, :2], axis=0), axis=1))])
     rate = np.gradient(logged) * fps

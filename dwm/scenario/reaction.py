@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwm.geometry import box_corners, yaw_from_rotation
-from dwm.scenario.paths import arc_length, increasing, seconds, speed_along
+from dwm.scenario.paths import arc_length, at_times, increasing, micros, seconds, speed_along
 from dwm.scenes.types import EgoTrack
 from dwm.traffic import idm
 from dwm.traffic.simulate import EGO_SIZE_WLH_M, REAR_AXLE_TO_CENTRE_M
@@ -104,6 +104,12 @@ def give_way(track: EgoTrack, times_s: Array, others: Sequence[Moving]) -> Array
     return out
 
 
+def react(track: EgoTrack, times_s: Array, others: Sequence[Moving]) -> EgoTrack:
+    """The track driven with regard to others; it ends with the last of ``times_s`` [L]."""
+    warped = give_way(track, times_s, others)
+    return EgoTrack(timestamps_us=micros(track, times_s), ego_to_global=at_times(track, warped, times_s))
+
+
 def _corners(other: Moving) -> Array:
     """Ground corners [T, 4, 2]."""
     center = np.concatenate([other.xy_m, np.zeros((len(other.xy_m), 1))], axis=-1)
@@ -132,6 +138,5 @@ def _nearest(
             if gap < best[0]:
                 _, yaw = line.at(np.array(along.mean()))
                 speed = float(velocity[j] @ np.array([np.cos(yaw), np.sin(yaw)]))
-                # Someone seen ahead of time is not yet there to be followed.
                 best = (max(gap, 0.05), max(speed, 0.0))
     return best

@@ -16,7 +16,6 @@ from dwm.scenes.types import EgoTrack, SceneMap
 Array = NDArray[np.float64]
 ROAD_PER_METRE = 6.0  # distance driven for each metre sideways, at least
 ASSUMED_LANE_WIDTH_M = 3.5  # where no lane is known
-STANDING_MPS = 0.5
 _BUMP_AREA = 64 * 36 / 5040  # integral of 64 u^3 (1 - u)^3 over [0, 1]
 
 

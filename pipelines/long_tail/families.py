@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import numpy as np
-
 from dwm.errors import InputError
 from dwm.scenario.conditions import CONDITIONS
-from dwm.scenario.perturbations import BASELINE, FAMILIES, sample_perturbation
+from dwm.scenario.perturbations import BASELINE, FAMILIES
 from dwm.scenario.tags import DAYTIMES, WEATHER_TAGS
-from dwm.scenario.types import Perturbation
-
-
-def draw(name: str, severity: float, rng: np.random.Generator, ranges: Mapping[str, tuple[float, float]]) -> Perturbation:
-    """A perturbation of the family, or of several joined by "+"; ``ranges`` replace how it draws its parameters."""
-    return sample_perturbation(name, severity, rng, ranges)
 
 
 def known_families() -> tuple[str, ...]:

@@ -8,10 +8,11 @@ import pytest
 
 from dwm.config import load_config
 from dwm.errors import InputError
+from dwm.scenario.perturbations import sample_perturbation
 from dwm.scenario.tags import MISSED, TaggedWindow
 from pipelines.config import FamilyConfig, MixConfig, PerturbationConfig, RunConfig, ScenarioConfig, check_config, config_sha256
 from pipelines.long_tail.corpus import Corpus
-from pipelines.long_tail.families import draw, parameters_of, tags_cleared, tags_set
+from pipelines.long_tail.families import parameters_of, tags_cleared, tags_set
 from pipelines.long_tail.mix import clip_tags, draw_mix, shares_of
 from pipelines.plan import SceneRef, make_plan, mixed_shards
 
@@ -159,14 +160,14 @@ def test_ranges_name_parameters_with_their_family_where_several_are_joined():
         "rain.visibility_m", "rain.wetness", "rain.overcast",
     }  # fmt: skip
     assert parameters_of("rain", "x") == {"visibility_m", "wetness", "overcast"}
-    drawn = draw("hard_brake+night", 0.5, np.random.default_rng(0), {"hard_brake.decel_mps2": (3.0, 3.0)})
+    drawn = sample_perturbation("hard_brake+night", 0.5, np.random.default_rng(0), {"hard_brake.decel_mps2": (3.0, 3.0)})
     assert drawn.name == "hard_brake+night" and drawn.params["hard_brake.decel_mps2"] == 3.0
 
 
 def test_the_catalogue_of_this_version_draws_what_a_mix_asks_for():
-    drawn = draw("hard_brake", 1.0, np.random.default_rng(0), {})
+    drawn = sample_perturbation("hard_brake", 1.0, np.random.default_rng(0), {})
     assert drawn.params["decel_mps2"] == 6.0
-    assert draw("baseline", 0.7, np.random.default_rng(0), {}).severity == 0.0
+    assert sample_perturbation("baseline", 0.7, np.random.default_rng(0), {}).severity == 0.0
 
 
 @pytest.mark.parametrize(
