@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwm.conditioning.build import IMAGE_HEIGHT, IMAGE_WIDTH, ScenarioConditioner, images_to_tensor, tensor_to_images
+from dwm.conditioning.relight import given_frame
 from dwm.errors import InputError
 from dwm.rollout.config import RolloutConfig
 from dwm.rollout.strategies import roll_out
@@ -68,7 +69,7 @@ def starting_moments(dataroot: Path, version: str, count: int, logged_s: float) 
         problem = f"no scene drives faster than {_MIN_SPEED_MPS:g} m/s with {logged_s:g} s of log to come"
         raise InputError(dataroot, problem, "build more or longer scenes: roadreel world build --scenes N --duration SECONDS")
     # A world takes seconds to rebuild: only those that are filmed, and once for all moments of a scene.
-    truths = {scene.name: _truth(scene) for scene in {scene.name: scene for scene, _ in chosen}.values()}
+    truths = {scene.name: opened_truth(scene) for scene in {scene.name: scene for scene, _ in chosen}.values()}
     return [Moment(scene=scene, start_s=start_s, truth=truths[scene.name]) for scene, start_s in chosen]
 
 
@@ -84,7 +85,8 @@ def _starts_s(scene: Scene, logged_s: float) -> list[float]:
     return out
 
 
-def _truth(scene: Scene) -> CounterfactualRenderer:
+def opened_truth(scene: Scene) -> CounterfactualRenderer:
+    """The world that a scene was filmed in; raises InputError for a log that is not of the proving ground."""
     truth = open_counterfactual(scene)
     if truth is None:
         problem = "not a proving-ground world: its true video cannot be rendered"
@@ -110,9 +112,10 @@ def first_feasible(
 def generate(
     world: WorldModel, conditioner: ScenarioConditioner, config: RolloutConfig, frames: Sequence[int], seed: int = 0
 ) -> Made:
-    """Rolls out from the log's images as far as the last of ``frames`` (rising, from 1 on) and keeps these alone."""
+    """Rolls out from the log's images, relit as the scenario asks, to the last of ``frames`` (rising, from 1 on); keeps these alone."""
     scenario = conditioner.scenario
-    first = images_to_tensor(first_images(scenario.scene, int(scenario.timestamps_us[0])), world.device)
+    logged = first_images(scenario.scene, int(scenario.timestamps_us[0]))
+    first = images_to_tensor(given_frame(scenario, conditioner, logged), world.device)
     kept: dict[int, Images] = {}
     asked, done, started = set(frames), 0, time.perf_counter()
     for chunk in roll_out(world, conditioner, first, config, seed):

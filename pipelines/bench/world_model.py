@@ -7,31 +7,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dwm.conditioning.build import IMAGE_HEIGHT, IMAGE_WIDTH, ScenarioConditioner, images_to_tensor, tensor_to_images
-from dwm.errors import InputError
+from dwm.conditioning.build import IMAGE_HEIGHT, IMAGE_WIDTH, ScenarioConditioner
 from dwm.rollout.config import RolloutConfig
-from dwm.rollout.strategies import roll_out
 from dwm.rollout.world_model import WorldModel
-from dwm.scenario.build import build_scenario
 from dwm.scenario.perturbations import BASELINE
-from dwm.scenario.types import Perturbation, Rejection, Scenario
-from dwm.scenes.nuscenes import list_scenes, read_scene
-from dwm.scenes.proving_ground.counterfactual import CounterfactualRenderer, open_counterfactual
-from dwm.scenes.types import Scene
+from dwm.scenario.types import Perturbation
 from evaluators.counterfactual import psnr_db
 from evaluators.protocol import bootstrap_interval
+from pipelines.bench.rollouts import Moment, first_feasible, generate, rejections, starting_moments, true_frames
 from pipelines.worker import first_images
 
-Images = NDArray[np.uint8]
-_SHORT_FRAMES, _LONG_S, _MIN_SPEED_MPS = 12, 3.0, 3.0
+_LONG_S = 3.0
+_NEXT = tuple(range(1, 13))
 _JUDGED = tuple(range(12, 37, 6))  # frames at 1, 1.5, 2, 2.5 and 3 s
 _MOVES = (
     Perturbation(name="lateral_offset", params={"offset_m": 2.0, "onset_s": 0.0, "ramp_s": 2.5}, severity=0.6),
@@ -46,106 +40,68 @@ _MODES = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """One scene from one moment on, and its true renderer."""
+class _Figures:
+    """What one mode reaches, in dB of PSNR; an entry a clip."""
 
-    scene: Scene
-    start_s: float
-    truth: CounterfactualRenderer
-    rendered: dict[tuple[str, str, int], Images] = field(default_factory=dict)  # true frames, the same for every mode
+    own: list[float] = field(default_factory=list)  # of the next 12 frames
+    gains: list[float] = field(default_factory=list)  # over the last given frame, repeated
+    margins: dict[str, list[float]] = field(default_factory=dict)  # by move: own path's render minus the log path's
 
 
 def bench_world_model(dataroot: Path, version: str, codec: Path, weights: Path, things: Path, cases: int, steps: int) -> str:
-    """The table as Markdown; ``cases`` starting moments, one seed each."""
-    world = WorldModel.load(codec, weights, things)
-    found = [case for _, case in zip(range(cases), _cases(dataroot, version), strict=False)]
-    if not found:
-        raise InputError(dataroot, f"no scene starts faster than {_MIN_SPEED_MPS} m/s", "build more scenes")
-    lines = [f"{len(found)} starting moments, {steps} denoising steps, six cameras, {IMAGE_HEIGHT}x{IMAGE_WIDTH}", ""]
-    for name, mode in _MODES.items():
-        lines += _mode_table(world, found, replace(mode, steps=steps), name)
-    return "\n".join(lines)
+    """The tables as Markdown; ``cases`` starting moments, one seed each."""
+    world, rejected = WorldModel.load(codec, weights, things), Counter[str]()
+    modes = {name: replace(mode, steps=steps) for name, mode in _MODES.items()}
+    figures = {name: _Figures() for name in modes}
+    moments = starting_moments(dataroot, version, cases, _LONG_S)
+    for moment in tqdm(moments, desc="moments", disable=None):
+        _judge(world, moment, modes, figures, rejected)
+    scenes = len({moment.scene.name for moment in moments})
+    lines = [
+        f"{len(moments)} starting moments of {scenes} scenes, {steps} denoising steps, six cameras, {IMAGE_HEIGHT}x{IMAGE_WIDTH}"
+    ]
+    for name, found in figures.items():
+        lines += ["", f"**{name}**", "", *_table(found)]
+    return "\n".join([*lines, *rejections(rejected)])
 
 
-def _mode_table(world: WorldModel, cases: list[Case], config: RolloutConfig, name: str) -> list[str]:
-    gains, own, closer = [], [], {"lateral_offset": [], "hard_brake": []}
-    for case in tqdm(cases, desc=name, disable=None):
-        model, last = _short(world, case, config)
-        gains.append(model - last)
-        own.append(model)
-        for move in _MOVES:
-            margin = _margin(world, case, move, config)
-            if margin is not None:
-                closer[move.name].append(margin)
+def _judge(
+    world: WorldModel, moment: Moment, modes: dict[str, RolloutConfig], figures: dict[str, _Figures], rejected: Counter[str]
+) -> None:
+    """Adds what a moment shows to the figures of every mode."""
+    baseline = first_feasible(moment, (BASELINE,), _LONG_S, rejected, "as driven")
+    if baseline is None:
+        return
+    conditioner, next_truth = ScenarioConditioner(baseline), true_frames(moment, baseline, _NEXT)
+    last = first_images(moment.scene, int(baseline.timestamps_us[0]))
+    still = float(psnr_db(np.repeat(last[None], len(_NEXT), axis=0), next_truth).mean())
+    for name, mode in modes.items():
+        figures[name].own.append(float(psnr_db(generate(world, conditioner, mode, _NEXT).images, next_truth).mean()))
+        figures[name].gains.append(figures[name].own[-1] - still)
+    logged = true_frames(moment, baseline, _JUDGED)
+    for move in _MOVES:
+        moved = first_feasible(moment, (move,), _LONG_S, rejected, move.name)
+        if moved is None:
+            continue
+        conditioner, commanded = ScenarioConditioner(moved), true_frames(moment, moved, _JUDGED)
+        for name, mode in modes.items():
+            made = generate(world, conditioner, mode, _JUDGED).images
+            margin = float((psnr_db(made, commanded) - psnr_db(made, logged)).mean())
+            figures[name].margins.setdefault(move.name, []).append(margin)
+
+
+def _table(found: _Figures) -> list[str]:
     rng = np.random.default_rng(0)
-    gain = bootstrap_interval(np.array(gains), rng)
-    lines = [f"**{name}**", "", "| figure | value | 95 % interval | n |", "|---|---|---|---|"]
-    lines.append(f"| next 12 frames, PSNR [dB] | {np.mean(own):.2f} | | {len(own)} |")
+    gain = bootstrap_interval(np.array(found.gains), rng)
+    lines = ["| figure | value | 95 % interval | n |", "|---|---|---|---|"]
+    lines.append(f"| next 12 frames, PSNR [dB] | {np.mean(found.own):.2f} | | {len(found.own)} |")
     lines.append(
-        f"| gain over repeating the last frame [dB] | {gain.value:+.2f} | {gain.low:+.2f} to {gain.high:+.2f} | {len(gains)} |"
+        f"| gain over repeating the last frame [dB] | {gain.value:+.2f} | {gain.low:+.2f} to {gain.high:+.2f} | {len(found.gains)} |"
     )
-    for move, margins in closer.items():
-        if margins:
-            share, margin = np.mean(np.array(margins) > 0), bootstrap_interval(np.array(margins), rng)
-            lines.append(f"| {move}: closer to its own path than to the log's | {share:.0%} | | {len(margins)} |")
-            lines.append(
-                f"| {move}: PSNR own minus log [dB] | {margin.value:+.2f} | {margin.low:+.2f} to {margin.high:+.2f} | {len(margins)} |"
-            )
-    return [*lines, ""]
-
-
-def _cases(dataroot: Path, version: str) -> Iterator[Case]:
-    for name in list_scenes(dataroot, version):
-        scene = read_scene(dataroot, version, name)
-        truth = open_counterfactual(scene)
-        if truth is None:
-            raise InputError(
-                dataroot, "not a proving-ground world: its true video cannot be rendered", "use roadreel world build"
-            )
-        seconds = (scene.key_timestamps_us - scene.key_timestamps_us[0]) * 1e-6
-        for start_s in seconds[seconds + _LONG_S <= seconds[-1]][::3]:
-            moment = scene.key_timestamps_us[0] + int(start_s * 1e6)
-            a, b = scene.ego.at(np.array([moment, moment + 100_000]))[:, :2, 3]
-            if np.linalg.norm(b - a) / 0.1 > _MIN_SPEED_MPS:
-                yield Case(scene=scene, start_s=float(start_s), truth=truth)
-
-
-def _short(world: WorldModel, case: Case, config: RolloutConfig) -> tuple[float, float]:
-    """Mean PSNR of the next 12 frames: the model's, and that of the last given frame repeated."""
-    scenario = _scenario(case, BASELINE, (_SHORT_FRAMES + 1) / 12)
-    assert isinstance(scenario, Scenario)
-    first, made = _generate(world, scenario, config, seed=0)
-    truth = _true(case, scenario, range(1, _SHORT_FRAMES + 1))
-    still = np.repeat(first[None], _SHORT_FRAMES, axis=0)
-    return float(psnr_db(made[1:], truth).mean()), float(psnr_db(still, truth).mean())
-
-
-def _margin(world: WorldModel, case: Case, move: Perturbation, config: RolloutConfig) -> float | None:
-    """PSNR to the own path's render minus PSNR to the log path's, mean over 1-3 s; None for an infeasible move."""
-    moved, baseline = (_scenario(case, p, _LONG_S + 1 / 12) for p in (move, BASELINE))
-    if isinstance(moved, Rejection) or isinstance(baseline, Rejection):
-        return None
-    _, made = _generate(world, moved, config, seed=0)
-    judged = made[list(_JUDGED)]
-    return float((psnr_db(judged, _true(case, moved, _JUDGED)) - psnr_db(judged, _true(case, baseline, _JUDGED))).mean())
-
-
-def _scenario(case: Case, move: Perturbation, duration_s: float) -> Scenario | Rejection:
-    return build_scenario(case.scene, move, 0, duration_s=duration_s, fps=12.0, start_s=case.start_s)
-
-
-def _generate(world: WorldModel, scenario: Scenario, config: RolloutConfig, seed: int) -> tuple[Images, Images]:
-    """The given frame [V, H, W, 3] and all frames [T, V, H, W, 3], the given one first."""
-    first = first_images(scenario.scene, int(scenario.timestamps_us[0]))
-    conditioner = ScenarioConditioner(scenario, world.device)
-    chunks = roll_out(world, conditioner, images_to_tensor(first, world.device), config, seed)
-    return first, np.concatenate([first[None], *(tensor_to_images(chunk.images_NV3HW) for chunk in chunks)])
-
-
-def _true(case: Case, scenario: Scenario, frames: range | tuple[int, ...]) -> Images:
-    move = scenario.perturbation
-    for f in frames:
-        key = (move.name, str(move.params), f)
-        if key not in case.rendered:
-            case.rendered[key] = case.truth.views(scenario, f, (IMAGE_HEIGHT, IMAGE_WIDTH)).image
-    return np.stack([case.rendered[move.name, str(move.params), f] for f in frames])
+    for move, margins in found.margins.items():
+        share, margin = np.mean(np.array(margins) > 0), bootstrap_interval(np.array(margins), rng)
+        lines.append(f"| {move}: closer to its own path than to the log's | {share:.0%} | | {len(margins)} |")
+        lines.append(
+            f"| {move}: PSNR own minus log [dB] | {margin.value:+.2f} | {margin.low:+.2f} to {margin.high:+.2f} | {len(margins)} |"
+        )
+    return lines
