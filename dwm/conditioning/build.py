@@ -38,6 +38,7 @@ _CAST_HEIGHT, _CAST_WIDTH = IMAGE_HEIGHT // 2, IMAGE_WIDTH // 2
 _BOX_RANGE_M = 90.0
 _PAINTERS = 2  # threads; NumPy lets go of the interpreter while it works
 _WEAR_PER_WINDOW = 0.9  # codec and model cost a little each time
+Pictures = list[tuple[Tensor, Tensor]]  # images [V, 3, H, W] in [-1, 1] with the share [V, 1, H/2, W/2] that they cover
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,15 @@ class Given:
     latents_VCHW: Tensor
     images_V3HW: Tensor  # in [-1, 1]
     sharpness_VHW: Tensor | None = None  # dwm.conditioning.reprojection.Trace; None: sharp throughout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """What the network reads about some frames (a batch of one), and the pictures behind it."""
+
+    condition: DenoiseCondition
+    shown_TVCHW: Tensor | None = None  # [T, V, 3, H, W] in [-1, 1]: the memory where it holds, else the appearance
+    known_TVCHW: Tensor | None = None  # [T, V, 1, H/2, W/2]: the share that either covers
 
 
 class ScenarioConditioner:
@@ -206,25 +216,28 @@ class ScenarioConditioner:
         appearance: Appearance | None = None,
         layout: bool = True,
         log: bool = False,
-    ) -> DenoiseCondition:
-        """The condition (batch of one) of a window of frames.
+    ) -> Window:
+        """The condition of a window of frames.
 
         ``source`` is carried along as memory, with ``log`` helped by the log's points; without it the memory is off. The
         ``appearance`` is laid over the layout; without it, or without the layout, it is off.
         """
         layouts = torch.stack([self.layout(f).maps_VCHW for f in frames]) if layout else None
-        memory, valid, colours, known = None, None, None, None
+        painted: Pictures | None = None
+        carried: Pictures | None = None
         for f in frames if layout or source is not None else ():
             self.layout(f)  # cast before the threads ask for them
         if appearance is not None and layout:
             with ThreadPoolExecutor(_PAINTERS) as pool:
-                colours, known = _encoded(codec, list(pool.map(lambda f: self.painted(appearance, f), frames)))
+                painted = list(pool.map(lambda f: self.painted(appearance, f), frames))
         if source is not None:
             log = log and self.points is not None  # read before the threads ask for them
             with ThreadPoolExecutor(_PAINTERS if log else 1) as pool:
-                memory, valid = _encoded(codec, list(pool.map(lambda f: self.memory(source, f, log=log), frames)))
+                carried = list(pool.map(lambda f: self.memory(source, f, log=log), frames))
+        memory, valid = _encoded(codec, carried) if carried else (None, None)
+        colours, known = _encoded(codec, painted) if painted else (None, None)
         on = torch.ones(1, dtype=torch.bool, device=self.device)
-        return DenoiseCondition(
+        condition = DenoiseCondition(
             waypoints_BTK=self.waypoints(frames)[None].to(self.device), cameras_BVK=camera_features(self.cameras)[None].to(self.device),
             times_BT=self.times(frames)[None].to(self.device), fps_B=torch.tensor([fps], device=self.device),
             text_BL=torch.from_numpy(tokenize(self.scenario.prompt))[None].to(self.device),
@@ -236,6 +249,8 @@ class ScenarioConditioner:
             appearance_BTVCHW=None if colours is None else colours[None],
             appearance_known_BTV1HW=None if known is None else known[None],
         )  # fmt: skip
+        shown, share = laid_over(carried, painted)
+        return Window(condition=condition, shown_TVCHW=shown, known_TVCHW=share)
 
     def waypoints(self, frames: Sequence[int]) -> Tensor:
         """[T, 6]: see ``dwm.models.conditioning.WAYPOINT_SIZE``."""
@@ -263,7 +278,20 @@ class ScenarioConditioner:
         return torch.from_numpy((times - times[0]) * 1e-6).float()
 
 
-def _encoded(codec: Codec, pictures: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+def laid_over(carried: Pictures | None, painted: Pictures | None) -> tuple[Tensor | None, Tensor | None]:
+    """Carried pictures laid over painted ones, and the share that either covers."""
+    parts = [tuple(torch.stack(part) for part in zip(*pictures, strict=True)) for pictures in (carried, painted) if pictures]
+    if not parts:
+        return None, None
+    images, share = parts[0]
+    for below, below_share in parts[1:]:
+        over = share.repeat_interleave(images.shape[-1] // share.shape[-1], -1)
+        over = over.repeat_interleave(images.shape[-2] // share.shape[-2], -2)
+        images, share = over * images + (1 - over) * below, share + (1 - share) * below_share
+    return images, share
+
+
+def _encoded(codec: Codec, pictures: Pictures) -> tuple[Tensor, Tensor]:
     """Images with shares to latents [T, V, C, h, w] with shares [T, V, 1, h, w]."""
     pool = codec.downsample * _CAST_HEIGHT // IMAGE_HEIGHT
     latents = torch.stack([codec.encode(images) for images, _ in pictures])

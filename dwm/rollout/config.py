@@ -20,6 +20,7 @@ class RolloutConfig:
     # past: re-project earlier frames along the new path; log: and what the whole log's LiDAR and cameras saw, also later; none
     memory: str = "past"
     appearance: bool = True  # lay the first frame's look over the layout; needs the layout
+    detail: bool = True  # give back what the codec lost of memory and appearance
     progressive_omega: float = 0.0  # temporal progressive denoising (MiLA eq. 13-14) [rad], 0 is off
     anchor_fps: float = 2.0  # coarse_to_refine: rate of the anchor frames [Hz]
     anchor_error: float = 0.2  # coarse_to_refine: alpha_1, the noise that predicted anchors are taken to carry (MiLA eq. 8)

@@ -16,7 +16,7 @@ from torch import Tensor
 from dwm.conditioning.build import Given, ScenarioConditioner
 from dwm.errors import InputError
 from dwm.rollout.config import RolloutConfig
-from dwm.rollout.window import Session, advance, denoise_window
+from dwm.rollout.window import Denoised, Session, advance, decoded, denoise_window
 from dwm.rollout.world_model import WorldModel
 
 
@@ -53,8 +53,8 @@ def _recurrent(session: Session, first: Given) -> Iterator[Chunk]:
     while given[-1].frame + 1 < total:
         start = given[0].frame
         frames = list(range(start, min(start + config.window_frames, total)))
-        latents = denoise_window(session, frames, fps=scenario.fps, given=given, anchors={})
-        chunk, given = _advance(session, frames, latents, given)
+        made = denoise_window(session, frames, fps=scenario.fps, given=given, anchors={})
+        chunk, given = _advance(session, frames, made, given)
         yield chunk
 
 
@@ -67,8 +67,8 @@ def _coarse_to_refine(session: Session, first: Given) -> Iterator[Chunk]:
         end = min(now + stride, total - 1)
         frames = [g.frame for g in given] + list(range(now + 1, end + 1))
         anchor = dict([next(anchors)]) if end == now + stride else {}
-        latents = denoise_window(session, frames, fps=scenario.fps, given=given, anchors=anchor)
-        chunk, given = _advance(session, frames, latents, given)
+        made = denoise_window(session, frames, fps=scenario.fps, given=given, anchors=anchor)
+        chunk, given = _advance(session, frames, made, given)
         yield chunk
 
 
@@ -78,19 +78,19 @@ def _anchors(session: Session, first: Given, stride: int) -> Iterator[tuple[int,
     total, fps = len(scenario.timestamps_us), scenario.fps / stride
     while given.frame + stride < total:
         frames = list(range(given.frame, total, stride))[: session.config.window_frames]
-        latents = denoise_window(session, frames, fps=fps, given=[given], anchors={})
-        yield from zip(frames[1:], latents[1:], strict=True)
-        given = advance(session, frames[-1:], latents[-1:], session.world.decode(latents[-1:]), given)[0]
+        made = denoise_window(session, frames, fps=fps, given=[given], anchors={})
+        yield from zip(frames[1:], made.latents_TVCHW[1:], strict=True)
+        last = slice(-1, None)
+        given = advance(session, frames[last], made.latents_TVCHW[last], decoded(session, made, last), given)[0]
 
 
-def _advance(session: Session, frames: list[int], latents: Tensor, given: list[Given]) -> tuple[Chunk, list[Given]]:
+def _advance(session: Session, frames: list[int], made: Denoised, given: list[Given]) -> tuple[Chunk, list[Given]]:
     """The window's new frames as images, and what the next window is given."""
     fresh = len(given)
-    with torch.inference_mode():
-        images = session.world.decode(latents[fresh:])
+    images = decoded(session, made, slice(fresh, None))
     kept = slice(-min(session.config.condition_frames, len(images)), None)
-    made = advance(session, frames[fresh:][kept], latents[fresh:][kept], images[kept], given[-1])
-    return Chunk(first_frame=frames[fresh], images_NV3HW=images), [*given, *made][-session.config.condition_frames :]
+    new = advance(session, frames[fresh:][kept], made.latents_TVCHW[fresh:][kept], images[kept], given[-1])
+    return Chunk(first_frame=frames[fresh], images_NV3HW=images), [*given, *new][-session.config.condition_frames :]
 
 
 Strategy = Callable[[Session, Given], Iterator[Chunk]]

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from dwm.conditioning.appearance import Appearance
-from dwm.conditioning.build import Given, ScenarioConditioner
+from dwm.conditioning.build import Given, ScenarioConditioner, Window
 from dwm.flow.correcting import renoise_anchors
 from dwm.flow.sampler import Start, denoise
 from dwm.flow.schedule import ScheduleConfig
 from dwm.rollout.config import RolloutConfig
+from dwm.rollout.detail import with_detail
 from dwm.rollout.world_model import WorldModel
 
 
@@ -38,6 +39,25 @@ def window_generator(seed: int, frames: Sequence[int]) -> torch.Generator:
     return torch.Generator().manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Denoised:
+    """A window's frames, made or given, as latents, with the pictures they were made from."""
+
+    latents_TVCHW: Tensor
+    window: Window
+
+
+@torch.inference_mode()
+def decoded(session: Session, made: Denoised, part: slice) -> Tensor:
+    """Images [N, V, 3, H, W] of a part of a window."""
+    images = session.world.decode(made.latents_TVCHW[part])
+    shown, known = made.window.shown_TVCHW, made.window.known_TVCHW
+    if not session.config.detail or shown is None or known is None:
+        return images
+    codec, pairs = session.world.codec, zip(images, shown[part], known[part], strict=True)
+    return torch.stack([with_detail(frame, of, share, codec) for frame, of, share in pairs])
+
+
 def advance(session: Session, frames: Sequence[int], latents: Tensor, images: Tensor, source: Given) -> list[Given]:
     """New frames [N, V, C, h, w] as they can be given to a later window, made with ``source`` as the memory's."""
     return [
@@ -52,8 +72,8 @@ def advance(session: Session, frames: Sequence[int], latents: Tensor, images: Te
 @torch.inference_mode()
 def denoise_window(
     session: Session, frames: Sequence[int], *, fps: float, given: Sequence[Given], anchors: Mapping[int, Tensor]
-) -> Tensor:
-    """Latents [T, V, C, h, w] of ``frames``. ``given`` frames come back untouched, the last of them is the memory's source.
+) -> Denoised:
+    """Latents of ``frames``. ``given`` frames come back untouched, the last of them is the memory's source.
 
     ``anchors`` maps frames to predicted latents that are corrected together with the rest (MiLA section 3.3).
     """
@@ -70,12 +90,13 @@ def denoise_window(
         elif frame in anchors:
             levels[0, i] = 1 - config.anchor_noise
             rough[0, i] = renoise_anchors(anchors[frame], noise[0, i], alpha_1=config.anchor_error, total=config.anchor_noise)
-    condition = session.conditioner.window(
+    window = session.conditioner.window(
         frames, fps=fps, codec=world.codec, layout=config.layout, appearance=session.appearance,
         source=None if config.memory == "none" else given[-1], log=config.memory == "log",
     )  # fmt: skip
-    return denoise(
-        world.denoiser, noise, clean, mask, condition, config.steps, config.guidance,
+    latents = denoise(
+        world.denoiser, noise, clean, mask, window.condition, config.steps, config.guidance,
         ScheduleConfig(progressive_omega=config.progressive_omega),
         start=Start(latents_BTVCHW=rough, levels_BT=levels) if anchors else None,
     )[0]  # fmt: skip
+    return Denoised(latents_TVCHW=latents, window=window)

@@ -181,9 +181,8 @@ def encode_window(
     The memory is ``source``, the last of the ``given`` leading frames, carried along, with ``log`` helped by the conditioner's
     points.
     """
-    condition = conditioner.window(
-        frames, fps=fps, codec=codec, source=source, appearance=appearance, log=log,
-    )  # fmt: skip
+    window = conditioner.window(frames, fps=fps, codec=codec, source=source, appearance=appearance, log=log)
+    condition = window.condition
     dense = {
         "memory": condition.memory_BTVCHW, "memory_valid": condition.memory_valid_BTV1HW,
         "appearance": condition.appearance_BTVCHW, "appearance_known": condition.appearance_known_BTV1HW,

@@ -17,6 +17,7 @@ from dwm.conditioning.build import (
     ScenarioConditioner,
     camera_features,
     images_to_tensor,
+    laid_over,
     tensor_to_images,
 )
 from dwm.conditioning.layout import LAYOUT_CHANNELS
@@ -125,11 +126,10 @@ def test_a_window_says_what_it_holds_and_what_it_lacks():
     conditioner = ScenarioConditioner(make_scenario())
     codec = Autoencoder(CodecConfig()).eval()
     with torch.no_grad():
-        bare = conditioner.window([0, 1], fps=12.0, codec=codec, layout=False)
+        bare = conditioner.window([0, 1], fps=12.0, codec=codec, layout=False).condition
         images = torch.zeros(6, 3, IMAGE_HEIGHT, IMAGE_WIDTH)
-        full = conditioner.window(
-            [0, 6], fps=2.0, codec=codec, source=Given(frame=0, latents_VCHW=codec.encode(images), images_V3HW=images)
-        )
+        given = Given(frame=0, latents_VCHW=codec.encode(images), images_V3HW=images)
+        full = conditioner.window([0, 6], fps=2.0, codec=codec, source=given).condition
     assert (bool(bare.has_layout_B), bool(bare.has_memory_B), bare.layout_BTVCHW, bare.memory_BTVCHW) == (
         False,
         False,
@@ -156,3 +156,20 @@ def test_an_agent_without_a_velocity_leaves_the_layout_finite():
     assert len(conditioner.visible_agents(0))
     assert np.array_equal(conditioner.boxes(0).speeds_mps, np.zeros(len(conditioner.visible_agents(0))))
     assert bool(torch.isfinite(conditioner.layout(0).maps_VCHW).all())
+
+
+def test_a_window_shows_memory_over_appearance_and_knows_what_either_covers():
+    def pictures(value: float, share: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return [(torch.full((2, 3, 4, 8), value), torch.full((2, 1, 2, 4), share))]
+
+    images, known = laid_over(pictures(0.8, 0.25), pictures(-0.4, 0.5))
+    assert images is not None
+    assert known is not None
+    assert images.shape == (1, 2, 3, 4, 8)
+    torch.testing.assert_close(images, torch.full_like(images, 0.25 * 0.8 - 0.75 * 0.4))
+    torch.testing.assert_close(known, torch.full_like(known, 0.25 + 0.75 * 0.5))
+    alone, share = laid_over(None, pictures(-0.4, 0.5))
+    assert alone is not None
+    assert share is not None
+    assert (float(alone.mean()), float(share.mean())) == (pytest.approx(-0.4), 0.5)
+    assert laid_over(None, None) == (None, None)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dwm.codec.autoencoder import Autoencoder, CodecConfig
-from dwm.conditioning.build import Given, ScenarioConditioner
+from dwm.conditioning.build import Given, ScenarioConditioner, Window
 from dwm.conditioning.things import Things
 from dwm.errors import InputError
 from dwm.flow.correcting import renoise_anchors
@@ -52,7 +52,7 @@ class FakeConditioner:
         before = torch.ones(V, H, W) if source.sharpness_VHW is None else source.sharpness_VHW
         return before / 2
 
-    def window(self, frames, *, fps, codec, source=None, appearance=None, layout=True, log=False) -> DenoiseCondition:
+    def window(self, frames, *, fps, codec, source=None, appearance=None, layout=True, log=False) -> Window:
         picture = None if source is None else source.images_V3HW.clone()
         worn = None if source is None else source.sharpness_VHW
         self.asked.append(
@@ -62,11 +62,12 @@ class FakeConditioner:
             )
         )  # fmt: skip
         on = torch.ones(1, dtype=torch.bool)
-        return DenoiseCondition(
+        condition = DenoiseCondition(
             waypoints_BTK=torch.tensor(frames).float()[None, :, None], cameras_BVK=torch.zeros(1, V, 16),
             times_BT=torch.zeros(1, len(frames)), fps_B=torch.tensor([fps]), text_BL=torch.zeros(1, 1, dtype=torch.int64),
             has_text_B=on, has_waypoints_B=on, has_layout_B=on, has_memory_B=on, has_appearance_B=on,
         )  # fmt: skip
+        return Window(condition=condition)
 
 
 @dataclass
