@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import shapely
@@ -13,7 +13,7 @@ from dwm.footprints import rectangles
 from dwm.scenario.agents import finished, joined
 from dwm.scenario.conditions import conditions_of, new_conditions
 from dwm.scenario.continuation import Continued, continue_scene
-from dwm.scenario.events import Newcomer, Script, Stage
+from dwm.scenario.events import Newcomer, Rerouted, Script, Stage
 from dwm.scenario.feasibility import (
     LIMITS,
     NEAR_ROAD_M,
@@ -26,7 +26,7 @@ from dwm.scenario.feasibility import (
     smoothed,
 )
 from dwm.scenario.followers import brake_followers, ego_as_leader
-from dwm.scenario.logged import BoxTable, copied, empty_table, extended, log_boxes
+from dwm.scenario.logged import BoxTable, copied, empty_table, extended, log_boxes, rerouted
 from dwm.scenario.perturbations import checked_parts, horizon, perturb
 from dwm.scenario.reaction import Moving, react
 from dwm.scenario.types import AgentBoxes, Infeasible, LabelSource, Perturbation, Rejection, Scenario
@@ -35,6 +35,7 @@ from dwm.scenes.types import EgoTrack, Scene
 
 Array = NDArray[np.float64]
 MOVED = 1e-6  # poses that differ by less are the same
+_HEEDED_AT_MOST = 4  # agents of the log that a moved ego slows down for
 SMOOTHED_AT_MOST_M = 0.25  # a path that has to be moved further to become drivable is another path
 
 
@@ -72,6 +73,7 @@ class _Draft:
     table: BoxTable
     ego: Array  # [T, 4, 4]
     notes: tuple[str, ...]
+    rerouted: list[int] = field(default_factory=list)  # agents of the log that left their paths
 
 
 class ScenarioBuilder:
@@ -117,6 +119,8 @@ class ScenarioBuilder:
             raise Infeasible("after_log", f"the path changes from {begins:.1f} s of the clip on, the log ends at {ends:.1f} s")
         before = self._logged_overlaps(baseline)
         draft = _Draft(scene=self.scene, table=copied(self._table), ego=ego, notes=base.notes)
+        if any(kind.yields for _, kind, _ in parts):
+            self._keep_distance(draft, before)
         for name, kind, params in parts:
             if kind.script is not None:
                 self._happen(draft, name, kind.script, params)
@@ -126,7 +130,7 @@ class ScenarioBuilder:
         ignored = np.zeros_like(agents.present)
         index = {token: i for i, token in enumerate(agents.instance_tokens)}
         for i, agent in enumerate(self.scene.agents):
-            if agent.instance_token in index:
+            if agent.instance_token in index and i not in draft.rerouted:
                 ignored[index[agent.instance_token]] = before[i]
         # The log itself happened: only what we made is judged.
         moved = _differs(draft.ego, baseline)
@@ -149,47 +153,73 @@ class ScenarioBuilder:
             self._baselines[count] = _drive_on(self.scene, self._table, times, self.log_end, self.seed, self.fps)
         return self._baselines[count]
 
-    def _logged_overlaps(self, baseline: Array) -> NDArray[np.bool_]:
-        """Overlaps [A, T] that the log's own annotations have with the logged ego: noise, not collisions."""
+    def _logged_overlaps(self, ego: Array) -> NDArray[np.bool_]:
+        """Overlaps [A, T] of the log's own annotations with an ego path; those with the logged one are noise, not collisions."""
         if not self.scene.agents:
             return np.zeros((0, self.frames), dtype=bool)
         sizes, table = np.stack([a.size_wlh_m for a in self.scene.agents]), self._table
-        return overlaps(baseline, table.centers_m, table.yaws_rad, sizes, table.present, self.limits.clearance_m)
+        return overlaps(ego, table.centers_m, table.yaws_rad, sizes, table.present, self.limits.clearance_m)
+
+    def _keep_distance(self, draft: _Draft, before: NDArray[np.bool_]) -> None:
+        """An ego that would drive into the log's traffic on its new line slows down for it, where that helps."""
+        times = (self.timestamps_us[: self.log_end] - self.timestamps_us[0]) * 1e-6
+        track = EgoTrack(timestamps_us=self.timestamps_us, ego_to_global=draft.ego.copy())
+        heeded: list[int] = []
+        for _ in range(_HEEDED_AT_MOST):
+            hit = self._logged_overlaps(draft.ego)[:, : self.log_end] & ~before[:, : self.log_end]
+            new = [i for i in np.flatnonzero(hit.any(axis=1)).tolist() if i not in heeded]
+            if not new:
+                break
+            heeded.append(min(new, key=lambda i: int(np.argmax(hit[i]))))
+            others = [_moving(draft, i, self.log_end) for i in heeded]
+            draft.ego[: self.log_end] = react(track, times, others).ego_to_global
+        draft.notes += tuple(f"the ego slows down for {self.scene.agents[i].instance_token}" for i in heeded)
 
     def _happen(self, draft: _Draft, name: str, script: Script, params: dict[str, float]) -> None:
         """Put an event's newcomer on the road; logged traffic and the ego react to it."""
         times = (self.timestamps_us[: self.log_end] - self.timestamps_us[0]) * 1e-6
         track = EgoTrack(timestamps_us=self.timestamps_us, ego_to_global=draft.ego)
         stage = Stage(
-            track=track, times_s=times, scene_map=self.scene.map, road=self._road, name=f"{self.scene.token}/{self.seed}"
-        )
-        newcomer, evading = script(stage, params)
-        changed = brake_followers(self.scene, draft.table, newcomer.moving(), self.fps)
+            scene=draft.scene, table=draft.table, track=track, times_s=times, road=self._road,
+            name=f"{self.scene.token}/{self.seed}",
+        )  # fmt: skip
+        actor, evading = script(stage, params)
+        if isinstance(actor, Rerouted):
+            rerouted(draft.table, actor.agent, actor.first, actor.centers_m, actor.yaw_rad)
+            draft.rerouted.append(actor.agent)
+            draft.notes += (f"{draft.scene.agents[actor.agent].instance_token} leaves its logged path: {name}",)
+        first = actor.first if isinstance(actor, Rerouted) else 0
+        changed = brake_followers(self.scene, draft.table, actor.moving(), self.fps, first)
         draft.notes += tuple(f"{self.scene.agents[i].instance_token} brakes for {name}" for i in changed)
-        self._has_room(draft, newcomer)
-        draft.table = extended(draft.table, newcomer.centers_m, newcomer.yaw_rad)
-        draft.scene = replace(draft.scene, agents=(*draft.scene.agents, newcomer.as_track(self.timestamps_us)))
+        self._has_room(draft, actor)
+        if isinstance(actor, Newcomer):
+            draft.table = extended(draft.table, actor.centers_m, actor.yaw_rad)
+            draft.scene = replace(draft.scene, agents=(*draft.scene.agents, actor.as_track(self.timestamps_us)))
         if evading is None:
-            others = [newcomer.moving(), *(_moving(draft, i, len(times)) for i in changed)]
+            others = [actor.moving(), *(_moving(draft, i, len(times)) for i in changed)]
             evading = draft.ego.copy()
             evading[: self.log_end] = react(track, times, others).ego_to_global
         draft.ego = evading
 
-    def _has_room(self, draft: _Draft, newcomer: Newcomer) -> None:
-        """Raises Infeasible where the newcomer would stand in somebody else or off the road."""
-        frames, size, table = len(newcomer.yaw_rad), np.array(newcomer.kind.size_wlh_m), draft.table
-        here = newcomer.centers_m[:, :2]
+    def _has_room(self, draft: _Draft, actor: Newcomer | Rerouted) -> None:
+        """Raises Infeasible where somebody scripted would be in somebody else or off the road."""
+        first, own = (actor.first, actor.agent) if isinstance(actor, Rerouted) else (0, -1)
+        moving, table, frames = actor.moving(), draft.table, len(actor.yaw_rad)
+        here, size = moving.xy_m, moving.size_wlh_m
         for i, agent in enumerate(draft.scene.agents):
+            if i == own:
+                continue
             reach = (np.hypot(*size[:2]) + np.hypot(*agent.size_wlh_m[:2])) / 2
             near = np.linalg.norm(np.nan_to_num(table.centers_m[i, :frames, :2], nan=1e9) - here, axis=1) < reach
-            close = np.flatnonzero(near & table.present[i, :frames])
-            own = rectangles(here[close], newcomer.yaw_rad[close], size)
+            close = first + np.flatnonzero((near & table.present[i, :frames])[first:])
+            ours = rectangles(here[close], moving.yaw_rad[close], size)
             theirs = rectangles(table.centers_m[i, close, :2], table.yaws_rad[i, close], agent.size_wlh_m)
-            if shapely.intersects(own, theirs).any():
-                raise Infeasible("event_blocked", f"{agent.category} {agent.instance_token} is where the newcomer would be")
-        off = np.nan_to_num(self._road.of(here))
-        if newcomer.kind.detection_class == "car" and off.min() < NEAR_ROAD_M and off.max() > self.limits.off_road_tolerance_m:
-            raise Infeasible("event_off_road", f"the newcomer would be {off.max():.2f} m off the drivable area")
+            if shapely.intersects(ours, theirs).any():
+                raise Infeasible("event_blocked", f"{agent.category} {agent.instance_token} is where the other one would be")
+        off = np.nan_to_num(self._road.of(here[first:]))
+        drives = isinstance(actor, Rerouted) or actor.kind.detection_class == "car"
+        if drives and off.min() < NEAR_ROAD_M and off.max() > self.limits.off_road_tolerance_m:
+            raise Infeasible("event_off_road", f"the middle of the car would be {off.max():.2f} m off the drivable area")
 
     def _react(self, draft: _Draft, baseline: Array) -> None:
         """Logged followers brake for a changed ego, and every box seen from it is no longer the log's."""
@@ -216,7 +246,7 @@ class ScenarioBuilder:
         if log_end >= self.frames:
             return finished(draft.scene, table, (), self.fps)
         after = base.after
-        if moved[:log_end].any() or len(draft.scene.agents) > known:
+        if moved[:log_end].any() or len(draft.scene.agents) > known or draft.rerouted:
             driven = EgoTrack(timestamps_us=self.timestamps_us[:log_end], ego_to_global=draft.ego[:log_end])
             rest = self.timestamps_us[log_end - 1 :]
             after = continue_scene(draft.scene, table, log_end - 1, rest, self.seed, self.fps, moved=driven)

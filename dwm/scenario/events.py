@@ -1,7 +1,8 @@
-"""Things that happen to the ego: another road user is put on the ego's way by a script, and the ego reacts.
+"""Things that happen to the ego: another road user gets in its way by a script, and the ego reacts.
 
-Newcomers are far away when the clip begins, so that nobody appears out of nothing in front of a camera. Beyond the log they
-go on in the traffic simulation like everybody else.
+A car of the log that is beside the ego's line leaves its own path; where a script needs somebody who is not there, a newcomer is
+put on the road, far away when the clip begins, so that nobody appears out of nothing in front of a camera. Beyond the
+log both go on in the traffic simulation like everybody else.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dwm.geometry import quaternion_from_yaw
+from dwm.geometry import quaternion_from_yaw, wrap_angle
 from dwm.scenario.feasibility import RoadDistance
+from dwm.scenario.logged import BoxTable
 from dwm.scenario.paths import arc_length, at_times, ramp, ramp_slope, seconds, shifted, speed_along
 from dwm.scenario.reaction import FRONT_M, Line, Moving
 from dwm.scenario.sideways import ROAD_PER_METRE, next_lane_m
 from dwm.scenario.types import Infeasible
-from dwm.scenes.types import AgentTrack, EgoTrack, SceneMap
+from dwm.scenes.types import AgentTrack, EgoTrack, Scene, SceneMap
 from dwm.traffic.populate import KINDS, Kind
 from dwm.traffic.simulate import EGO_SIZE_WLH_M
 
@@ -28,6 +30,8 @@ VEHICLE_APPEARS_M, SMALL_APPEARS_M = 45.0, 25.0  # nearest distance of a newcome
 SLOWEST_EGO_MPS = 3.0
 EVASION_CLEARANCE_M = 0.5
 EVASION_MPS2 = 2.5
+BESIDE_M, BESIDE_AHEAD_M, BESIDE_RAD = (1.8, 5.5), (4.0, 35.0), 0.4  # which car can cut in: aside, gap ahead, heading
+PULLING_OUT_MPS2 = 1.2  # mean acceleration of a car that cuts in
 _KERB_SEARCH_M, _KERB_UNKNOWN_M = 12.0, 5.0
 
 
@@ -55,12 +59,27 @@ class Newcomer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
-    """Where an event is set: the ego's commanded track, the clip's frames before the end of the log, and the map."""
+class Rerouted:
+    """A road user of the log on another path, at the frames [L] before the end of the log."""
 
+    agent: int  # its place among the scene's
+    size_wlh_m: Array
+    centers_m: Array  # [L, 3]
+    yaw_rad: Array  # [L]
+    first: int  # the frame from which it is elsewhere than in the log
+
+    def moving(self) -> Moving:
+        return Moving(xy_m=self.centers_m[:, :2], yaw_rad=self.yaw_rad, size_wlh_m=self.size_wlh_m)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """Where an event is set: the ego's commanded track, the clip's frames before the end of the log, who is there, the map."""
+
+    scene: Scene
+    table: BoxTable
     track: EgoTrack
     times_s: Array  # [L] since the track's first pose
-    scene_map: SceneMap
     road: RoadDistance
     name: str  # what newcomers' tokens are made from
 
@@ -84,18 +103,26 @@ class Stage:
             raise Infeasible("after_log", f"the event is over at {until_s:.1f} s of the clip, the log ends at {end:.1f} s")
 
 
-# The newcomer, and the ego's line where it evades sideways (poses [N, 4, 4] of the track), else None.
-Script = Callable[[Stage, dict[str, float]], tuple[Newcomer, Array | None]]
+# Who gets in the way, and the ego's line where it evades sideways (poses [N, 4, 4] of the track), else None.
+Script = Callable[[Stage, dict[str, float]], tuple[Newcomer | Rerouted, Array | None]]
 
 
-def cut_in(stage: Stage, params: dict[str, float]) -> tuple[Newcomer, Array | None]:
-    """A slower car in the next lane moves over ``gap_m`` in front of the ego, then goes on at ``speed_factor`` of the ego's."""
+def cut_in(stage: Stage, params: dict[str, float]) -> tuple[Newcomer | Rerouted, Array | None]:
+    """A car beside the ego's line moves over in front of the ego from ``onset_s`` on, then goes on at ``speed_factor`` of the ego's.
+
+    It is the car of the log on that side, driving or parked, whose gap is nearest to ``gap_m``; without any, a newcomer that keeps
+    ``gap_m``.
+    """
     onset, side = params["onset_s"], float(np.sign(params["side"]))
     stage.need(onset + params["duration_s"] + 1.0)
     driven, speed = stage.at(onset)
     _fast_enough(speed, onset)
+    after = max(params["speed_factor"] * speed, 1.0)
+    rerouted = _moves_over(stage, driven, after, params)
+    if rerouted is not None:
+        return rerouted, None
     pose = at_times(stage.track, np.array([onset]), np.array([onset]))[0]
-    offset = next_lane_m(stage.scene_map, pose, side, onset)
+    offset = next_lane_m(stage.scene.map, pose, side, onset)
     kind = KINDS["car"]
     place = driven + FRONT_M + params["gap_m"] + kind.size_wlh_m[1] / 2
     start = FRONT_M + VEHICLE_APPEARS_M + kind.size_wlh_m[1] / 2
@@ -103,7 +130,6 @@ def cut_in(stage: Stage, params: dict[str, float]) -> tuple[Newcomer, Array | No
     if before < 1.0:
         nearest = place - onset - FRONT_M - kind.size_wlh_m[1] / 2
         raise Infeasible("too_near", f"the car would begin {nearest:.1f} m ahead, needs {VEHICLE_APPEARS_M:g} m")
-    after = max(params["speed_factor"] * speed, 1.0)
     t = stage.times_s
     pace = before + (after - before) * ramp((t - onset) / params["duration_s"])
     s = _integral(pace, t)
@@ -114,6 +140,50 @@ def cut_in(stage: Stage, params: dict[str, float]) -> tuple[Newcomer, Array | No
         "cut_in", kind, Line(stage.track.ego_to_global), s, offset * (1 - ramp(u)), np.arctan(-offset * ramp_slope(u) / length)
     )
     return newcomer, None
+
+
+def _moves_over(stage: Stage, driven_m: float, after_mps: float, params: dict[str, float]) -> Rerouted | None:
+    """The log's car that is to cut in, on its new path; None where no car is beside the line ahead."""
+    line, first = Line(stage.track.ego_to_global), int(np.searchsorted(stage.times_s, params["onset_s"]))
+    found = _beside(stage, line, first, driven_m, params)
+    if found is None:
+        return None
+    agent, from_m, left = found
+    centers, yaws = (
+        stage.table.centers_m[agent, : len(stage.times_s)].copy(),
+        stage.table.yaws_rad[agent, : len(stage.times_s)].copy(),
+    )
+    t = stage.times_s[first:] - stage.times_s[first]
+    (x, y), (last_x, last_y) = centers[first, :2], centers[first - 1, :2]
+    before = float(np.hypot(x - last_x, y - last_y) / (stage.times_s[first] - stage.times_s[first - 1]))
+    gaining_s = max(params["duration_s"], abs(after_mps - before) / PULLING_OUT_MPS2)
+    s = from_m + _integral(before + (after_mps - before) * ramp(t / gaining_s), t)
+    length = max(params["duration_s"] * (before + after_mps) / 2, ROAD_PER_METRE * abs(left))
+    u = (s - from_m) / length
+    points, heading = line.at(s, left * (1 - ramp(u)))
+    heading = heading + np.arctan(-left * ramp_slope(u) / length)
+    # As it stands in the log at first: a little across the line, and on its own ground.
+    askew, above = wrap_angle(yaws[first] - heading[0]), centers[first, 2] - points[0, 2]
+    centers[first:] = points + np.array([0.0, 0.0, above])
+    yaws[first:] = heading + askew * (1 - ramp(u))
+    return Rerouted(agent=agent, size_wlh_m=stage.scene.agents[agent].size_wlh_m, centers_m=centers, yaw_rad=yaws, first=first)
+
+
+def _beside(stage: Stage, line: Line, frame: int, driven_m: float, params: dict[str, float]) -> tuple[int, float, float] | None:
+    """Agent, distance along the line and to its left of the car that heads as the line does, with the best gap."""
+    best, least = None, np.inf
+    for i, agent in enumerate(stage.scene.agents):
+        if agent.detection_class != "car" or frame < 1 or not stage.table.present[i, frame - 1 : frame + 1].all():
+            continue
+        along, left = (
+            float(v[0]) for v in line.locate(stage.table.centers_m[i, frame, None, :2], driven_m, driven_m + BESIDE_AHEAD_M[1])
+        )
+        gap = along - agent.size_wlh_m[1] / 2 - driven_m - FRONT_M
+        turned = abs(wrap_angle(stage.table.yaws_rad[i, frame] - line.at(np.array(along))[1]))
+        beside = BESIDE_M[0] < left * np.sign(params["side"]) < BESIDE_M[1] and turned < BESIDE_RAD
+        if beside and BESIDE_AHEAD_M[0] < gap < BESIDE_AHEAD_M[1] and abs(gap - params["gap_m"]) < least:
+            best, least = (i, along, left), abs(gap - params["gap_m"])
+    return best
 
 
 def stopped_vehicle(stage: Stage, params: dict[str, float]) -> tuple[Newcomer, Array | None]:
@@ -139,7 +209,7 @@ def crossing_pedestrian(stage: Stage, params: dict[str, float]) -> tuple[Newcome
     _far_enough(driven, SMALL_APPEARS_M)
     _fast_enough(speed, reach)
     line, place = Line(stage.track.ego_to_global), driven + FRONT_M + 0.5
-    near, far = (_kerb_m(stage.scene_map, line, place, way) for way in (side, -side))
+    near, far = (_kerb_m(stage.scene.map, line, place, way) for way in (side, -side))
     corridor = EGO_SIZE_WLH_M[0] / 2 + 0.5
     enters = reach - params["ttc_s"]
     walked = params["speed_mps"] * (stage.times_s - enters) + near - corridor

@@ -68,6 +68,14 @@ def extended(table: BoxTable, centers_m: Array, yaws_rad: Array) -> BoxTable:
     return BoxTable(**joined, attributes=[*table.attributes, *row.attributes])
 
 
+def rerouted(table: BoxTable, agent: int, first: int, centers_m: Array, yaws_rad: Array) -> None:
+    """Puts an agent on another path [L, 3] with headings [L] from a frame on; it is there until the last of them."""
+    rows = slice(first, len(yaws_rad))
+    table.centers_m[agent, rows], table.yaws_rad[agent, rows] = centers_m[rows], yaws_rad[rows]
+    table.present[agent, rows], table.sources[agent, rows], table.num_lidar_pts[agent, rows] = True, LabelSource.TRANSFORMED, -1
+    table.attributes[agent][rows] = [table.attributes[agent][first]] * (len(yaws_rad) - first)
+
+
 def copied(table: BoxTable) -> BoxTable:
     """A copy that may be changed."""
     arrays = {name: getattr(table, name).copy() for name in ("centers_m", "yaws_rad", "present", "sources", "num_lidar_pts")}

@@ -34,25 +34,26 @@ class Family:
     # (baseline, times [T] in s from its start, parameters, map) -> poses [T, 4, 4]
     move: Callable[[EgoTrack, Array, dict[str, float], SceneMap | None], Array] | None = None
     script: events.Script | None = None
+    yields: bool = False  # on its new line the ego slows down for the log's traffic
     # How much baseline, in multiples of the clip, the changed path may use up.
     horizon: Callable[[dict[str, float]], float] = field(default=lambda params: 1.0)
 
 
 FAMILIES: dict[str, Family] = {
     "lateral_offset": Family(
-        move=sideways.lateral_offset,
+        move=sideways.lateral_offset, yields=True,
         **drawn(offset_m=severe(0.5, 3.0, either_sign=True), onset_s=anywhere(0.5, 3.0), ramp_s=anywhere(3.0, 5.0)),
     ),
     "lane_change": Family(
-        move=sideways.lane_change,
+        move=sideways.lane_change, yields=True,
         **drawn(side=EITHER_SIDE, onset_s=anywhere(0.5, 5.0), duration_s=severe(6.0, 3.0)),
     ),
     "swerve": Family(
-        move=sideways.swerve,
+        move=sideways.swerve, yields=True,
         **drawn(offset_m=severe(0.4, 2.0, either_sign=True), onset_s=anywhere(0.5, 5.0), duration_s=severe(6.0, 4.0)),
     ),
     "heading_drift": Family(
-        move=sideways.heading_drift,
+        move=sideways.heading_drift, yields=True,
         **drawn(angle_rad=severe(0.01, 0.07, either_sign=True), onset_s=anywhere(0.5, 4.0), drift_s=anywhere(2.0, 4.0),
             recover_s=anywhere(2.0, 3.5)),
     ),
@@ -72,7 +73,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "cut_in": Family(
         script=events.cut_in,
-        **drawn(side=EITHER_SIDE, onset_s=anywhere(6.0, 10.0), duration_s=severe(4.0, 2.5), gap_m=severe(20.0, 7.0),
+        **drawn(side=EITHER_SIDE, onset_s=anywhere(2.0, 10.0), duration_s=severe(4.0, 2.5), gap_m=severe(20.0, 7.0),
             speed_factor=severe(1.0, 0.6)),
     ),
     "stopped_vehicle": Family(

@@ -13,6 +13,7 @@ from dwm.scenario.agents import default_attribute
 from dwm.scenario.build import build_scenario, key_frames
 from dwm.scenario.feasibility import overlaps
 from dwm.scenario.perturbations import BASELINE, FAMILIES, sample_perturbation
+from dwm.scenario.reaction import FRONT_M
 from dwm.scenario.types import LabelSource, Perturbation, Rejection, Scenario
 from dwm.scenes.types import EgoTrack
 from tests.factories import START_US, default_agents, key_times, make_agent, make_scene
@@ -260,3 +261,21 @@ def test_attributes_follow_the_speed():
     assert default_attribute("human.pedestrian.adult", 0.0) == "pedestrian.standing"
     assert default_attribute("vehicle.bicycle", 3.0) == "cycle.with_rider"
     assert default_attribute("movable_object.barrier", 0.0) == ""
+
+
+def test_on_its_new_line_the_ego_slows_down_for_a_slower_car():
+    slow = make_agent("slow", lambda t: (45.0 + 5 * t, 3.5, 0.0), key_times(21))
+    move = Perturbation(name="lane_change", params={"side": 1.0, "onset_s": 1.0, "duration_s": 4.0}, severity=0.5)
+    found = build_scenario(make_scene(agents=(slow,)), move, 0, duration_s=10.0)
+    assert isinstance(found, Scenario)
+    assert found.ego_to_global[-1, 1, 3] == pytest.approx(3.5, abs=0.01)  # the lane is changed all the same
+    assert "the ego slows down for slow" in found.notes
+    gap = found.agents.centers_m[0, :, 0] - 2.3 - FRONT_M - found.ego_to_global[:, 0, 3]
+    assert gap.min() > 1.0 and np.diff(found.ego_to_global[:, 0, 3])[-1] * 12 == pytest.approx(5.0, abs=1.0)
+
+
+def test_slowing_down_does_not_help_against_a_car_that_comes_towards_the_ego():
+    oncoming = make_agent("oncoming", lambda t: (100.0 - 10 * t, 3.5, np.pi), key_times(21))
+    move = Perturbation(name="lane_change", params={"side": 1.0, "onset_s": 1.0, "duration_s": 4.0}, severity=0.5)
+    found = build_scenario(make_scene(agents=(oncoming,)), move, 0, duration_s=10.0)
+    assert isinstance(found, Rejection) and found.reason == "collision" and "oncoming" in found.detail

@@ -130,6 +130,74 @@ def test_a_car_cuts_in_from_the_next_lane_at_the_gap_asked():
     assert gap.min() > 2.0 and found.ego_to_global[-1, 0, 3] < found.baseline_ego_to_global[-1, 0, 3] - 1.0
 
 
+def moved_over(agent, **params) -> Scenario | Rejection:
+    params = dict(side=1.0, onset_s=4.0, duration_s=3.0, gap_m=12.0, speed_factor=0.8) | params
+    return build("cut_in", scene=make_scene(agents=(agent,)), **params)
+
+
+def test_a_car_of_the_log_beside_the_ego_cuts_in_and_stays_itself():
+    found = moved_over(make_agent("near", lambda t: (16.0 + 10 * t, 3.3, 0.02), key_times(15)))  # annotated for 7 s
+    assert isinstance(found, Scenario)
+    assert found.agents.instance_tokens == ("near",)
+    car, yaw, sources = found.agents.centers_m[0], found.agents.yaws_rad[0], found.agents.label_sources[0]
+    assert car[:48, 0] == pytest.approx(16 + 10 * np.arange(48) / FPS, abs=1e-3) and car[:48, 1] == pytest.approx(3.3)
+    assert yaw[47:50] == pytest.approx(0.02, abs=0.02) and np.abs(np.diff(yaw)).max() < 0.03
+    assert car[-1, 1] == pytest.approx(0.0, abs=0.05) and found.agents.present[0].all()
+    speed = np.diff(car[:, 0]) * FPS
+    assert speed[-1] == pytest.approx(8.0, abs=0.1) and np.abs(np.diff(speed)).max() * FPS < 1.875 * 1.2 + 0.3
+    assert (sources[48:] == LabelSource.TRANSFORMED).all()
+    assert "near leaves its logged path: cut_in" in found.notes
+    gap = car[:, 0] - 2.3 - FRONT_M - found.ego_to_global[:, 0, 3]
+    assert gap.min() > 2.0 and found.ego_to_global[-1, 0, 3] < found.baseline_ego_to_global[-1, 0, 3] - 1.0
+
+
+def test_a_parked_car_pulls_out():
+    car = make_agent("parked", lambda t: (45.0, 3.0, 0.0), key_times(21))
+    found = build(
+        "cut_in",
+        scene=make_scene(agents=(car,), ego_speed_mps=5.0),
+        side=1.0,
+        onset_s=4.0,
+        duration_s=3.0,
+        gap_m=12.0,
+        speed_factor=0.8,
+    )
+    assert isinstance(found, Scenario)
+    car = found.agents.centers_m[0]
+    assert car[:48, 0] == pytest.approx(45.0) and car[-1, 1] < 1.0 and car[-1, 0] > 52
+    assert not overlaps(
+        found.ego_to_global, found.agents.centers_m, found.agents.yaws_rad, found.agents.sizes_wlh_m, found.agents.present
+    ).any()
+
+
+@pytest.mark.parametrize(
+    "pose_at",
+    [
+        lambda t: (16.0 + 10 * t, 3.3, np.pi),  # faces the other way
+        lambda t: (16.0 + 10 * t, -3.3, 0.0),  # on the other side
+        lambda t: (5.0 + 10 * t, 3.3, 0.0),  # alongside
+        lambda t: (60.0 + 10 * t, 3.3, 0.0),  # too far ahead
+        lambda t: (16.0 + 10 * t, 0.0, 0.0),  # in the ego's own lane
+    ],
+)
+def test_only_a_car_beside_the_line_ahead_can_cut_in(pose_at):
+    found = moved_over(make_agent("other", pose_at, key_times(21)))
+    if isinstance(found, Rejection):
+        assert found.reason == "event_blocked"  # a newcomer has no room
+    else:
+        assert not any("leaves its logged path" in note for note in found.notes)
+        assert len(found.agents.instance_tokens) == 2
+
+
+def test_a_car_of_the_log_does_not_drive_through_another_one():
+    cars = (
+        make_agent("near", lambda t: (16.0 + 10 * t, 3.3, 0.0), key_times(21)),
+        make_agent("leader", lambda t: (19.0 + 10 * t, 0.0, 0.0), key_times(21)),
+    )
+    found = build("cut_in", scene=make_scene(agents=cars), side=1.0, onset_s=4.0, duration_s=3.0, gap_m=12.0, speed_factor=1.0)
+    assert isinstance(found, Rejection) and found.reason == "event_blocked" and "leader" in found.detail
+
+
 def test_debris_is_passed_beside_with_room():
     found = build("debris", left_m=0.3, reach_s=5.0)
     assert isinstance(found, Scenario)
