@@ -170,18 +170,31 @@ def _moves_over(stage: Stage, driven_m: float, after_mps: float, params: dict[st
 
 
 def _beside(stage: Stage, line: Line, frame: int, driven_m: float, params: dict[str, float]) -> tuple[int, float, float] | None:
-    """Agent, distance along the line and to its left of the car that heads as the line does, with the best gap."""
-    best, least = None, np.inf
-    for i, agent in enumerate(stage.scene.agents):
-        if agent.detection_class != "car" or frame < 1 or not stage.table.present[i, frame - 1 : frame + 1].all():
-            continue
-        along, left = (
-            float(v[0]) for v in line.locate(stage.table.centers_m[i, frame, None, :2], driven_m, driven_m + BESIDE_AHEAD_M[1])
+    """Agent, distance along the line and to its left of the car that heads as the line does, with the best gap.
+
+    Nobody may drive between it and the ego: a car that moves over in front of the ego's leader does not cut in.
+    """
+    there = [
+        (
+            i,
+            *(
+                float(v[0])
+                for v in line.locate(stage.table.centers_m[i, frame, None, :2], driven_m, driven_m + BESIDE_AHEAD_M[1])
+            ),
         )
-        gap = along - agent.size_wlh_m[1] / 2 - driven_m - FRONT_M
+        for i, agent in enumerate(stage.scene.agents)
+        if agent.category.startswith("vehicle.") and frame and stage.table.present[i, frame - 1 : frame + 1].all()
+    ]
+    sizes = [agent.size_wlh_m for agent in stage.scene.agents]
+    ahead = (along - sizes[i][1] / 2 for i, along, left in there if abs(left) < BESIDE_M[0] and along > driven_m + FRONT_M)
+    leader_m, best, least = min(ahead, default=np.inf), None, np.inf
+    for i, along, left in there:
+        gap, front = along - sizes[i][1] / 2 - driven_m - FRONT_M, along + sizes[i][1] / 2
         turned = abs(wrap_angle(stage.table.yaws_rad[i, frame] - line.at(np.array(along))[1]))
         beside = BESIDE_M[0] < left * np.sign(params["side"]) < BESIDE_M[1] and turned < BESIDE_RAD
-        if beside and BESIDE_AHEAD_M[0] < gap < BESIDE_AHEAD_M[1] and abs(gap - params["gap_m"]) < least:
+        is_car = stage.scene.agents[i].detection_class == "car"
+        fits = BESIDE_AHEAD_M[0] < gap < BESIDE_AHEAD_M[1] and front < leader_m
+        if is_car and beside and fits and abs(gap - params["gap_m"]) < least:
             best, least = (i, along, left), abs(gap - params["gap_m"])
     return best
 

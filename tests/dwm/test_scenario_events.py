@@ -189,10 +189,20 @@ def test_only_a_car_beside_the_line_ahead_can_cut_in(pose_at):
         assert len(found.agents.instance_tokens) == 2
 
 
+def test_a_car_does_not_cut_in_before_the_egos_leader():
+    far, leader = (lambda t: (30.0 + 10 * t, 3.3, 0.0)), (lambda t: (16.0 + 10 * t, 0.0, 0.0))
+    cars = (make_agent("far", far, key_times(21)), make_agent("leader", leader, key_times(21)))
+    params = dict(side=1.0, onset_s=4.0, duration_s=3.0, gap_m=12.0, speed_factor=0.8)
+    alone = build("cut_in", scene=make_scene(agents=cars[:1]), **params)
+    assert isinstance(alone, Scenario) and "far leaves its logged path: cut_in" in alone.notes
+    behind = build("cut_in", scene=make_scene(agents=cars), **params)
+    assert isinstance(behind, Rejection) or not any("leaves its logged path" in note for note in behind.notes)
+
+
 def test_a_car_of_the_log_does_not_drive_through_another_one():
     cars = (
         make_agent("near", lambda t: (16.0 + 10 * t, 3.3, 0.0), key_times(21)),
-        make_agent("leader", lambda t: (19.0 + 10 * t, 0.0, 0.0), key_times(21)),
+        make_agent("leader", lambda t: (22.0 + 7 * t, 0.0, 0.0), key_times(21)),
     )
     found = build("cut_in", scene=make_scene(agents=cars), side=1.0, onset_s=4.0, duration_s=3.0, gap_m=12.0, speed_factor=1.0)
     assert isinstance(found, Rejection) and found.reason == "event_blocked" and "leader" in found.detail
