@@ -180,6 +180,7 @@ def _refuse_other_run(path: Path, stored: dict[str, Any], wanted: dict[str, Any]
 def _shard(
     config: RunConfig, scene: SceneRef, perturbation: Perturbation, seed: int, weights_sha: dict[str, str], start_s: float
 ) -> Shard:
+    _in_range(perturbation)
     scenario = config.scenario
     identity = {
         "scene": scene.token, "scene_row": scene.fingerprint, "start_s": float(start_s),
@@ -205,6 +206,13 @@ def _perturbation(entry: Any, scene: SceneRef, seed: int, sample: PerturbationSa
         known = ", ".join(sorted(drawn.params)) or "none"
         raise InputError("scenario.perturbations", f"{entry.name} has no parameter {sorted(unknown)}", f"it has: {known}")
     return Perturbation(name=entry.name, params={**drawn.params, **entry.params}, severity=drawn.severity)
+
+
+def _in_range(perturbation: Perturbation) -> None:
+    """Raises InputError for a condition that no air can be in, before any worker meets it."""
+    from dwm.scenario.conditions import air_of, conditions_of
+
+    air_of(conditions_of(perturbation))
 
 
 def _generator(key: bytes) -> np.random.Generator:

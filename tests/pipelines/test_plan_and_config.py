@@ -192,3 +192,10 @@ def test_boxes_come_at_key_frames_or_at_a_rate_that_divides_the_frame_rate(fps: 
     else:
         with pytest.raises(InputError, match="labels_hz"):
             check_config(config)
+
+
+def test_a_condition_that_no_air_can_be_in_is_refused_before_any_work():
+    entry = PerturbationConfig(name="fog", params={"visibility_m": -5.0})
+    config = RunConfig(scenario=ScenarioConfig(perturbations=[entry]))
+    with pytest.raises(InputError, match=r"condition 'fog'.*visibility_m is -5"):
+        make_plan(config, [SCENE], WEIGHTS)
