@@ -18,13 +18,14 @@ from torch import Tensor
 
 from dwm.conditioning.frontage import Frontage
 from dwm.conditioning.layout import Layout, LayoutBoxes
-from dwm.conditioning.looks.boxes import BoxLook, BoxPixels, Haze
+from dwm.conditioning.looks.boxes import BoxLook, BoxPixels, Surroundings
 from dwm.conditioning.looks.fronts import FrontLook, FrontPixels
 from dwm.conditioning.looks.ground import Crossings, GroundLook, GroundPixels, Kerb
 from dwm.conditioning.looks.sky import SkyLook
 from dwm.conditioning.things import Things
 from dwm.mipmap import Mipmap, pixel_footprint_m
 from dwm.raycast import PinholeViews
+from dwm.scenario.conditions import CLEAR, Air
 from dwm.scenes.types import MAP_LAYERS, Camera, SceneMap
 
 _HORIZON_M = 90.0  # an imagined wall farther away is the end of sight, not a front
@@ -55,8 +56,8 @@ class Street:
 class Appearance:
     """The look of one true frame."""
 
-    def __init__(self, street: Street, things: Things, view: View, images_V3HW: Tensor, extinction_per_m: float = 0.0) -> None:
-        """``images`` [V, 3, H, W] in [-1, 1] belong to ``view``, whose air takes ``extinction`` from the light on each metre."""
+    def __init__(self, street: Street, things: Things, view: View, images_V3HW: Tensor, air: Air = CLEAR) -> None:
+        """``images`` [V, 3, H, W] in [-1, 1] belong to ``view``; in its ``air`` things that they do not show will be seen."""
         self._street, here = street, _Surfaces(street, view)
         colours = images_V3HW.float().permute(0, 2, 3, 1).cpu().numpy()
         ground, wall, heaven = (surface & ~here.is_box for surface in (here.is_ground, here.is_wall, here.is_sky))
@@ -66,12 +67,14 @@ class Appearance:
         brightness = (above + 1).mean(-1)  # at night everything is near to black
         is_sky = (np.abs(at_wall - above).mean(-1) < _SKY_ALIKE * brightness) & (known > 0)
         self._fronts = FrontLook(here.fronts(wall), at_wall, is_sky)
-        self._boxes = BoxLook(things, here.boxes(), colours[here.is_box], self._ground.road, self._haze(extinction_per_m))
+        self._boxes = BoxLook(things, here.boxes(), colours[here.is_box], self._surroundings(air))
 
-    def _haze(self, extinction_per_m: float) -> Haze:
+    def _surroundings(self, air: Air) -> Surroundings:
         """Air of the sky's colour at the horizon; clear where no sky was seen."""
         colour, known = self._sky.at(np.zeros(1))
-        return Haze(extinction_per_m=extinction_per_m * float(known[0] > 0), colour=colour[0])
+        return Surroundings(
+            extinction_per_m=air.extinction_per_m * float(known[0] > 0), haze_3=colour[0], road_3=self._ground.road, lamps_on=air.lamps_on
+        )  # fmt: skip
 
     def paint(self, view: View) -> tuple[Tensor, Tensor]:
         """Images [V, 3, H, W] in [-1, 1] of another moment, and the share [V, 1, H, W] that has a look."""
@@ -149,7 +152,7 @@ class _Surfaces:
             return np.stack([cos * xyz[:, 0] + sin * xyz[:, 1], cos * xyz[:, 1] - sin * xyz[:, 0], xyz[:, 2]], -1) / half[which]
 
         return BoxPixels(
-            tokens=self._view.tokens, classes=boxes.classes, which=which,
+            tokens=self._view.tokens, classes=boxes.classes, heights_m=boxes.sizes_wlh_m[:, 2], which=which,
             origin=local(self._origins[view] - boxes.centers_m[which]), ray=local(self._rays[self.is_box]),
         )  # fmt: skip
 

@@ -28,7 +28,7 @@ from dwm.conditioning.reprojection import SourceFrame, Trace, fetched, reproject
 from dwm.conditioning.things import Things
 from dwm.geometry import invert, rotation_from_yaw, wrap_angle, yaw_from_rotation
 from dwm.models.conditioning import DenoiseCondition
-from dwm.scenario.conditions import air_of, conditions_of, new_conditions
+from dwm.scenario.conditions import air_in, conditions_of, new_conditions
 from dwm.scenario.types import Scenario
 from dwm.scenes.prompts import tokenize
 from dwm.scenes.types import DETECTION_CLASSES, Camera
@@ -199,7 +199,7 @@ class ScenarioConditioner:
 
     def appearance(self, frame: int, images_V3HW: Tensor, things: Things) -> Appearance:
         """The look of a true frame [V, 3, H, W] in [-1, 1]; ``things`` stand in for what it does not show."""
-        return Appearance(self._street, things, self._view(frame), images_V3HW, air_of(self._asked).extinction_per_m)
+        return Appearance(self._street, things, self._view(frame), images_V3HW, air_in(self.scenario.scene, self._asked))
 
     def painted(self, appearance: Appearance, target: int) -> tuple[Tensor, Tensor]:
         """A look laid over a frame: images [V, 3, H, W] in [-1, 1] and the share [V, 1, H/2, W/2] that it covers."""

@@ -20,11 +20,11 @@ from dwm.conditioning.build import ScenarioConditioner, images_to_tensor, tensor
 from dwm.conditioning.layout import Layout, LayoutBoxes, LayoutCaster
 from dwm.conditioning.sky import sky_mask
 from dwm.geometry import invert
-from dwm.light import HEADLIGHT_TINT, headlight_beam, wet_ground
+from dwm.light import HEAD_LAMP, HEADLIGHT_TINT, TAIL_LAMP, WITH_LAMPS, headlight_beam, lamps, wet_ground
 from dwm.scenario.conditions import Air, air_of, conditions_of, new_conditions
 from dwm.scenario.types import Scenario
 from dwm.scenes.prompts import daytime, weather
-from dwm.scenes.types import DETECTION_CLASSES, Scene
+from dwm.scenes.types import Scene
 
 Rgb = tuple[float, float, float]
 _RESPONSE = 1.25  # light is a pixel's value to this power
@@ -42,10 +42,7 @@ _NEAR_HORIZON = 0.12  # tangent of the elevation up to which the sky has the air
 _DAYLIGHT = (1.06, 0.70)  # on ground and on upright surfaces, in units of albedo
 _HEADLIGHT = 0.85  # in the same units, in full darkness
 _NIGHT_AMBIENT = 0.27  # of the day's ambient light at night: what head lights have to stand out from
-_HEAD_LAMP, _TAIL_LAMP = (0.9, 0.85, 0.7), (0.7, 0.04, 0.03)
-_LAMP_FACE, _LAMP_ACROSS = 0.95, (0.5, 0.92)  # place along and across a box, in half sizes
-_LAMP_HEIGHT_M = (0.6, 0.88)  # above its lower side
-_WITH_LAMPS = tuple(DETECTION_CLASSES.index(name) for name in ("car", "truck", "bus", "construction_vehicle"))
+_LAMP_FACE = 0.95  # place along a box, in half boxes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,23 +166,18 @@ def _lamps(surfaces: Surfaces, air: Air) -> Tensor:
     """Light of lamps [V, H, W, 3] that a condition has had switched on."""
     head, tail = surfaces.head_lamps_VHW[..., None], surfaces.tail_lamps_VHW[..., None]
     color = surfaces.depth_VHW.new_tensor
-    return float(air.lamps_on) * (head * color(_HEAD_LAMP) + tail * color(_TAIL_LAMP))
+    return float(air.lamps_on) * (head * color(HEAD_LAMP) + tail * color(TAIL_LAMP))
 
 
 def _lamp_masks(layout: Layout, boxes: LayoutBoxes) -> tuple[Tensor, Tensor]:
     """Where the cast met a vehicle's head and tail lamps, two bool [V, H, W]."""
     which = layout.box_VHW.cpu().numpy()
-    on = np.isin(which, np.flatnonzero(np.isin(boxes.classes, _WITH_LAMPS)))
+    on = np.isin(which, np.flatnonzero(np.isin(boxes.classes, WITH_LAMPS)))
     index, offset = which[on], layout.points_VHW3.cpu().numpy()[on] - boxes.centers_m[which[on]]
     cos, sin, half = np.cos(boxes.yaws_rad[index]), np.sin(boxes.yaws_rad[index]), boxes.sizes_wlh_m[index] / 2
-    along = (cos * offset[:, 0] + sin * offset[:, 1]) / half[:, 1]
-    across = np.abs(cos * offset[:, 1] - sin * offset[:, 0]) / half[:, 0]
-    lamp = _within(across, _LAMP_ACROSS) & _within(offset[:, 2] + half[:, 2], _LAMP_HEIGHT_M) & (np.abs(along) > _LAMP_FACE)
+    along, across = cos * offset[:, 0] + sin * offset[:, 1], cos * offset[:, 1] - sin * offset[:, 0]
+    place = np.stack([along / half[:, 1], across / half[:, 0], offset[:, 2] / half[:, 2]], -1)
     masks = np.zeros((2, *which.shape), bool)
-    masks[0][on], masks[1][on] = lamp & (along > 0), lamp & (along < 0)
+    masks[0][on], masks[1][on] = lamps(place, 2 * half[:, 2], _LAMP_FACE)
     head, tail = torch.from_numpy(masks).to(layout.box_VHW.device)
     return head, tail
-
-
-def _within(values: NDArray[np.floating], limits: tuple[float, float]) -> NDArray[np.bool_]:
-    return (values > limits[0]) & (values < limits[1])

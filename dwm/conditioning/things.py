@@ -9,7 +9,7 @@ Shapes: P rays, K classes (DETECTION_CLASSES), N examples, X Y Z cells of a box,
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from dwm.scenes.types import DETECTION_CLASSES
 
 GRID = (40, 20, 28)
 _STEPS = 48  # of a ray through a box: about a cell each
+_ENOUGH, _ALIKE = 5, 0.12  # examples, and how far from their median most may be, in units of the road's brightness
 _KIND = "things"
 
 
@@ -33,6 +34,8 @@ class Things:
     colours_NXYZ3: NDArray[np.uint8]  # of the surface of each example; meaningless where its class is not solid
     classes_N: NDArray[np.int64]
     road_N3: NDArray[np.float32]  # what plain road looked like under the same light, in [0, 1]
+    # Where examples look alike: glass, tyres; elsewhere each has a paint of its own.
+    shared_KXYZ: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((len(DETECTION_CLASSES), *GRID), bool))
 
     def examples(self, kind: int) -> list[int]:
         """Examples of a class."""
@@ -67,6 +70,24 @@ class Things:
         light = ((road_3 + 1) / 2 / np.maximum(self.road_N3, 0.02))[example_P]
         return (2 * seen * light - 1).clip(-1, 1)
 
+    def corrected(self) -> Things:
+        """Where most examples of a class look alike, all of them do: whose surface was not seen there was filled from beside it."""
+        colours, shared = self.colours_NXYZ3.copy(), self.shared_KXYZ.copy()
+        for kind in np.unique(self.classes_N).tolist():
+            examples = self.examples(kind)
+            if len(examples) < _ENOUGH:
+                continue
+            light = 255 * np.maximum(self.road_N3[examples], 0.02)[:, None, None, None]
+            seen = colours[examples] / light
+            usual = np.median(seen, 0)
+            shared[kind] = (np.median(np.abs(seen - usual), 0) < _ALIKE).all(-1) & self.solid_KXYZ[kind]
+            colours[examples] = np.where(shared[kind][..., None], (usual * light).clip(0, 255).round(), colours[examples])
+        return replace(self, colours_NXYZ3=colours, shared_KXYZ=shared)
+
+    def is_shared(self, kind_P: NDArray[np.int64], place_P3: NDArray[np.floating]) -> NDArray[np.bool_]:
+        """Whether places of classes look alike in all examples [P]."""
+        return self.shared_KXYZ[(kind_P, *np.moveaxis(_cells(place_P3), -1, 0))]
+
     def save(self, path: Path, metadata: dict[str, str]) -> Path:
         """Write a file for ``load``, atomically."""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,8 +112,8 @@ class Things:
             )
         values = {name: t.numpy() for name, t in tensors.items()}
         return Things(
-            solid_KXYZ=values["solid"] > 0, colours_NXYZ3=values["colours"], classes_N=values["classes"].astype(np.int64), road_N3=values["road"]
-        )  # fmt: skip
+            solid_KXYZ=values["solid"] > 0, colours_NXYZ3=values["colours"], classes_N=values["classes"].astype(np.int64), road_N3=values["road"],
+        ).corrected()  # fmt: skip
 
     @staticmethod
     def none() -> Things:

@@ -22,6 +22,12 @@ KOSCHMIEDER = 3.912  # -ln 0.02
 NIGHT_EV = 2.9  # stops between the proving ground's day and its night
 _DENSE_FOG_M = 215.0  # visibility of the proving ground's fog: no sun comes through
 _LAMPS_FROM = 0.2  # share of any condition
+# What a log's own night, rain or fog is taken to be like: that of the proving ground.
+_USUAL = {
+    "night": {"exposure_ev": NIGHT_EV},
+    "rain": {"visibility_m": 469.0, "wetness": 0.8, "overcast": 1.0},
+    "fog": {"visibility_m": _DENSE_FOG_M},
+}
 _SPREAD = 0.1  # of a drawn visibility, to either side
 
 
@@ -61,6 +67,9 @@ class Air:
         return KOSCHMIEDER / self.extinction_per_m if self.extinction_per_m > 0 else float("inf")
 
 
+CLEAR = Air()
+
+
 def conditions_of(perturbation: Perturbation) -> tuple[Perturbation, ...]:
     """The conditions among the parts of a perturbation, in their order."""
     return tuple(part for part in perturbation.parts() if part.name in CONDITIONS)
@@ -89,6 +98,14 @@ def new_conditions(scene: Scene, conditions: Sequence[Perturbation]) -> tuple[tu
     own = {daytime(scene.description, scene.location, int(scene.key_timestamps_us[0])), weather(scene.description)}
     notes = tuple(f"the log shows {c.name} already: it stays as it is" for c in conditions if c.name in own)
     return tuple(c for c in conditions if c.name not in own), notes
+
+
+def air_in(scene: Scene, conditions: Sequence[Perturbation]) -> Air:
+    """What a clip's light and air are like: as the conditions say, and as usual for what the log shows already."""
+    asked, _ = new_conditions(scene, conditions)
+    words = (daytime(scene.description, scene.location, int(scene.key_timestamps_us[0])), weather(scene.description))
+    own = [Perturbation(name=word, params=_USUAL[word], severity=0.5) for word in words if word in _USUAL]
+    return air_of([*asked, *own])
 
 
 def _checked(condition: Perturbation) -> dict[str, float]:

@@ -19,6 +19,7 @@ from dwm.conditioning.things import GRID, Things
 from dwm.errors import InputError
 from dwm.geometry import transform_from_xy_yaw
 from dwm.raycast import PinholeViews
+from dwm.scenario.conditions import Air
 from dwm.scenes.proving_ground.rig import make_rig
 from dwm.scenes.types import DETECTION_CLASSES, SceneMap
 
@@ -354,7 +355,7 @@ def test_an_unseen_thing_is_an_example_of_its_class_with_the_street_behind_what_
 
 def test_an_example_fades_into_the_air_with_its_distance(town):
     here = town.view(0.0)
-    look = Appearance(town.street, half_high((200,)), here, grey(here, 0.0), extinction_per_m=0.03)
+    look = Appearance(town.street, half_high((200,)), here, grey(here, 0.0), Air(extinction_per_m=0.03))
     means = []
     for ego_x_m in (88.0, 75.0):
         there = town.view(ego_x_m, (100.0, 0.0, CAR), tokens=("stranger",))

@@ -10,11 +10,16 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from dwm.conditioning.things import Things, crossed
+from dwm.light import HEAD_LAMP, TAIL_LAMP, WITH_LAMPS, lamps
 
 _LEAST_PIXELS = 40
 _OTHER_SIDE = 0.3  # how far, in half boxes, the mirror image of a side is from being that side
 _NEAR = 0.35  # how far, in half boxes, a place may be from one that was seen, and look like it
-_LEAST_SHARPNESS = 0.5  # true pixels per pixel, for a thing to keep its own look
+_LEAST_SHARPNESS = 0.3  # true pixels per pixel on average, for a thing to keep its own look
+_LIKE_ALL = 0.25  # how far, on a scale of 2, a part that looks alike on all things of a class may be from that
+_MOST_REPAINTED = 4.0  # an example's paint, to be that of a thing that was seen
+_LAMP_FACE = 0.8  # place along a box, in half boxes, from where on a shape may carry its lamps
+_DISPLAY = 0.8  # a pixel's value is light to this power
 _APART = 1e6  # keeps things apart in one search tree
 
 
@@ -24,27 +29,27 @@ class BoxPixels:
 
     tokens: Sequence[str]  # [B] which thing each box is
     classes: NDArray[np.int64]  # [B] index into DETECTION_CLASSES
+    heights_m: NDArray[np.floating]  # [B]
     which: NDArray[np.int64]  # [P] box
     origin: NDArray[np.floating]  # [P, 3] where the ray starts, in half boxes from the box's centre: forward, left, up
     ray: NDArray[np.floating]  # [P, 3] its direction, one metre of depth long, in half boxes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Haze:
-    """Air that hides examples, which were learnt in clear air, with their distance."""
+class Surroundings:
+    """Light and air of a frame: examples were learnt by day, in clear air, with their lamps off."""
 
+    road_3: NDArray[np.floating]  # colour in [-1, 1] of plain road
     extinction_per_m: float
-    colour: NDArray[np.floating]  # [3] in [-1, 1], of what is far away
+    haze_3: NDArray[np.floating]  # colour in [-1, 1] of what is far away
+    lamps_on: bool
 
 
 class BoxLook:
     """The things of one frame."""
 
-    def __init__(
-        self, things: Things, pixels: BoxPixels, colours_P3: NDArray[np.floating], road_3: NDArray[np.floating], air: Haze
-    ) -> None:
-        """``road`` is the colour of plain road in the same frame: examples are shown under its light, and through its ``air``."""
-        self._things, self._road, self._air = things, road_3, air
+    def __init__(self, things: Things, pixels: BoxPixels, colours_P3: NDArray[np.floating], around: Surroundings) -> None:
+        self._things, self._around = things, around
         place = things.meet(pixels.classes[pixels.which], pixels.origin, pixels.ray)
         on = ~np.isnan(place[:, 0])
         which, place, colours = pixels.which[on], place[on], colours_P3[on]
@@ -52,9 +57,13 @@ class BoxLook:
         seen = np.flatnonzero(counts >= _LEAST_PIXELS).tolist()
         self._by_token = {pixels.tokens[i]: i for i in seen}
         self._by_class = {k: [i for i in seen if pixels.classes[i] == k] for k in np.unique(pixels.classes).tolist()}
-        self._depth_m = np.bincount(which, _depth_m(pixels)[on], len(counts)) / np.maximum(counts, 1)
-        self._example = {i: self._most_alike(int(pixels.classes[i]), place[which == i], colours[which == i]) for i in seen}
-        keep = np.isin(which, seen)
+        self._depth_m = _mean_depth_m(pixels, on)
+        self._example, self._paint = {}, {}
+        for i in seen:
+            kind, mine = int(pixels.classes[i]), which == i
+            self._example[i] = self._most_alike(kind, place[mine], colours[mine])
+            self._paint[i] = self._own_paint(kind, self._example[i], place[mine], colours[mine])
+        keep = np.isin(which, seen) & ~self._behind(pixels.classes[which], which, place, colours)
         self._colours = np.tile(colours[keep], (2, 1))
         sides = [_key(which[keep], place[keep], 0.0), _key(which[keep], place[keep] * [1, -1, 1], _OTHER_SIDE)]
         self._tree = KDTree(np.concatenate(sides)) if keep.any() else None
@@ -68,16 +77,39 @@ class BoxLook:
         colours = np.zeros((len(on), 3))
         known = on & ((own >= 0) | (example >= 0))
         by = (on & (example >= 0)).nonzero()[0]
-        clear = self._things.colours(example[by], place[by], self._road)
-        through = np.exp(-self._air.extinction_per_m * _depth_m(pixels)[by])[:, None]
-        colours[by] = clear * through + self._air.colour * (1 - through)
+        colours[by] = self._example_colours(pixels, example[by], own[by], place, by)
         by = (on & (own >= 0)).nonzero()[0]
         if len(by) and self._tree is not None:
             away, nearest = self._tree.query(_key(own[by], place[by], 0.0))
-            sharp = self._depth_m[own[by]] * _LEAST_SHARPNESS <= _depth_m(pixels)[by]
+            # A thing as a whole: half of it as it was, half after an example, would be two things.
+            sharp = self._depth_m[own[by]] * _LEAST_SHARPNESS <= _mean_depth_m(pixels, on)[pixels.which[by]]
             use = (sharp & (np.asarray(away) < _NEAR)) | (example[by] < 0)
             colours[by[use]] = self._colours[np.asarray(nearest)[use]]
         return colours, known.astype(np.float64), on
+
+    def _example_colours(
+        self,
+        pixels: BoxPixels,
+        example: NDArray[np.int64],
+        own: NDArray[np.int64],
+        place: NDArray[np.floating],
+        by: NDArray[np.int64],
+    ) -> NDArray[np.floating]:
+        """How examples [N] look from where the rays start [N, 3], for the rays ``by`` [N], in the paint of ``own`` things [N]."""
+        colours = self._things.colours(example, place[by], self._around.road_3)
+        painted = (own >= 0) & ~self._things.is_shared(pixels.classes[pixels.which[by]], place[by])
+        for i, paint in self._paint.items():
+            mine = painted & (own == i)
+            colours[mine] = ((colours[mine] + 1) * paint - 1).clip(-1, 1)
+        through = np.exp(-self._around.extinction_per_m * _depth_m(pixels)[by])[:, None]
+        colours = colours * through + self._around.haze_3 * (1 - through)
+        if self._around.lamps_on:
+            box = pixels.which[by]
+            lit = np.isin(pixels.classes[box], WITH_LAMPS)
+            for lamp, light in zip(lamps(place[by], pixels.heights_m[box], _LAMP_FACE), (HEAD_LAMP, TAIL_LAMP), strict=True):
+                on = lamp & lit
+                colours[on] = np.maximum(colours[on], 2 * np.array(light) ** _DISPLAY * through[on] ** (1 / 3) - 1)
+        return colours
 
     def _source(self, token: str, kind: int) -> tuple[int, int]:
         """The box of the frame and the example that a thing takes after; -1 for none."""
@@ -90,18 +122,48 @@ class BoxLook:
         lenders = self._by_class.get(kind)
         return (lenders[choice % len(lenders)] if lenders else -1), -1
 
+    def _behind(
+        self, kind: NDArray[np.int64], which: NDArray[np.int64], place: NDArray[np.floating], colours: NDArray[np.floating]
+    ) -> NDArray[np.bool_]:
+        """Which pixels [P] show what is behind a thing slimmer than its class: glass and tyres have the same colour on all."""
+        example = np.array([self._example.get(i, -1) for i in range(which.max(initial=-1) + 1)], np.int64)[which]
+        known = np.flatnonzero((example >= 0) & self._things.is_shared(kind, place))
+        usual = self._things.colours(example[known], place[known], self._around.road_3)
+        out = np.zeros(len(which), bool)
+        out[known] = np.abs(colours[known] - usual).mean(-1) > _LIKE_ALL
+        return out
+
+    def _own_paint(
+        self, kind: int, example: int, place_P3: NDArray[np.floating], colours_P3: NDArray[np.floating]
+    ) -> NDArray[np.floating]:
+        """How much brighter [3] than on the example the thing's own paint is, where it was seen; 1 where none of it was."""
+        if example < 0:
+            return np.ones(3)
+        of_paint = ~self._things.is_shared(np.full(len(place_P3), kind), place_P3)
+        if of_paint.sum() < _LEAST_PIXELS:
+            return np.ones(3)
+        shown = self._things.colours(np.full(len(place_P3), example), place_P3, self._around.road_3)[of_paint]
+        ratio = np.median(colours_P3[of_paint] + 1, 0) / np.maximum(np.median(shown + 1, 0), 0.02)
+        return ratio.clip(1 / _MOST_REPAINTED, _MOST_REPAINTED)
+
     def _most_alike(self, kind: int, place_P3: NDArray[np.floating], colours_P3: NDArray[np.floating]) -> int:
         """The example whose colours are nearest to those seen; -1 for none."""
         examples = self._things.examples(kind)
         if not examples:
             return -1
-        shown = [self._things.colours(np.full(len(place_P3), e), place_P3, self._road) for e in examples]
+        shown = [self._things.colours(np.full(len(place_P3), e), place_P3, self._around.road_3) for e in examples]
         return examples[int(np.argmin([np.abs(x - colours_P3).mean() for x in shown]))]
 
 
 def _depth_m(pixels: BoxPixels) -> NDArray[np.floating]:
     """Where the rays enter their boxes [P]."""
     return crossed(pixels.origin, pixels.ray)[0]
+
+
+def _mean_depth_m(pixels: BoxPixels, on: NDArray[np.bool_]) -> NDArray[np.floating]:
+    """How far away each box [B] is, over the rays that meet its thing; 0 without any."""
+    counts = np.bincount(pixels.which[on], minlength=len(pixels.tokens))
+    return np.bincount(pixels.which[on], _depth_m(pixels)[on], len(counts)) / np.maximum(counts, 1)
 
 
 def _key(which: NDArray[np.int64], place: NDArray[np.floating], penalty: float) -> NDArray[np.floating]:
