@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,7 @@ from dwm.conditioning.looks.ground import Crossings
 from dwm.conditioning.things import GRID, Things
 from dwm.errors import InputError
 from dwm.geometry import transform_from_xy_yaw
+from dwm.light import lamps
 from dwm.raycast import PinholeViews
 from dwm.scenario.conditions import Air
 from dwm.scenes.proving_ground.rig import make_rig
@@ -380,6 +383,62 @@ def test_a_thing_seen_from_afar_takes_after_the_example_most_like_it_when_it_com
     shown = (large(there.layout.box_VHW) == 0) & (painted[:, 1] < -0.9)
     assert shown.sum() > 100
     np.testing.assert_allclose(painted[:, 0][shown].mean().item(), 2 * 60 / 255 - 1, atol=0.03)
+
+
+def test_the_unseen_side_of_a_thing_is_an_example_in_its_own_paint(town):
+    here = town.view(0.0, (15.0, 0.0, CAR), tokens=("mine",))
+    image = grey(here)
+    box = large(here.layout.box_VHW) == 0
+    for channel, value in enumerate((0.2, -1.0, -1.0)):  # three fifths of full red, three quarters of the example's
+        image[:, channel][box] = value
+    look = Appearance(town.street, half_high((204,)), here, image)
+    there = town.view(30.0, (15.0, 0.0, CAR), tokens=("mine",), yaw=np.pi)
+    painted, _ = look.paint(there)
+    shown = (large(there.layout.box_VHW) == 0) & (painted[:, 1] < -0.9)
+    assert shown.sum() > 100
+    np.testing.assert_allclose(painted[:, 0][shown].median().item(), 0.2, atol=0.02)
+
+
+def test_what_shines_past_a_thing_slimmer_than_its_class_is_not_its_look(town):
+    here = town.view(0.0, (15.0, 0.0, CAR), tokens=("mine",))
+    things = half_high((200,) * 5)
+    # The whole picture is of one grey, as if nothing stood there.
+    for known, expected in ((things, 0.0), (things.corrected(), 2 * 200 / 255 - 1)):
+        painted, _ = Appearance(town.street, known, here, grey(here)).paint(here)
+        middle = painted[0, 0][large(here.layout.box_VHW)[0] == 0].max()
+        assert middle.item() == pytest.approx(expected, abs=0.02)
+
+
+def test_lamps_of_things_that_were_not_seen_are_lit_in_the_dark(town):
+    here, there = town.view(0.0), town.view(90.0, (100.0, 0.0, CAR), tokens=("stranger",))
+    red = 2 * 0.7**0.8 - 1
+    for air, expected in ((Air(), 0), (Air(darkness_ev=2.9), 1)):
+        painted, _ = Appearance(town.street, half_high((20,)), here, grey(here), air).paint(there)
+        tail = (painted[:, 0] - red).abs() < 0.02
+        assert (int(tail.sum()) > 20) == bool(expected)
+        if expected:
+            columns = tail[0].nonzero()[:, 1].float()  # one on either side of the middle
+            assert (columns < W / 2).any() and (columns > W / 2).any() and ((columns - W / 2).abs() > 3).all()
+
+
+def test_what_most_examples_share_all_do_and_their_paint_stays_their_own():
+    things = half_high((10, 60, 110, 160, 210))
+    glass = things.colours_NXYZ3.copy()
+    glass[:4, :, :, 6:10] = 40  # four have dark glass, on the fifth it was not seen
+    corrected = replace(things, colours_NXYZ3=glass).corrected()
+    assert (corrected.colours_NXYZ3[:, :, :, 6:10] == 40).all()
+    np.testing.assert_array_equal(corrected.colours_NXYZ3[:, :, :, :6], things.colours_NXYZ3[:, :, :, :6])
+    shared = corrected.shared_KXYZ[CAR]
+    assert shared[:, :, 6:10].all() and not shared[:, :, :6].any() and not shared[:, :, GRID[2] // 2 :].any()
+    few = replace(things, colours_NXYZ3=glass[:4], classes_N=things.classes_N[:4], road_N3=things.road_N3[:4])
+    np.testing.assert_array_equal(few.corrected().colours_NXYZ3, glass[:4])
+
+
+def test_lamps_are_at_the_corners_of_front_and_back():
+    place = np.array([[1, 0.7, -0.2], [-1, -0.7, -0.2], [1, 0.0, -0.2], [1, 0.7, 0.5], [0.5, 0.7, -0.2], [1, 0.97, -0.2]])
+    head, tail = lamps(place, np.full(6, 1.8), 0.9)  # -0.2 is 0.72 m above the ground
+    assert head.tolist() == [True, False, False, False, False, False]
+    assert tail.tolist() == [False, True, False, False, False, False]
 
 
 def test_things_survive_their_file_and_foreign_files_are_refused(tmp_path):

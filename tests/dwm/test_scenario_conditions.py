@@ -15,6 +15,7 @@ from dwm.scenario.conditions import (
     KOSCHMIEDER,
     NIGHT_EV,
     Air,
+    air_in,
     air_of,
     conditions_of,
     new_conditions,
@@ -121,6 +122,17 @@ def test_a_full_condition_over_day_is_the_proving_grounds_own_weather(asked, nam
         tolerance = 0.03 if name == "fog" and field != "visibility_m" else 2e-3  # 215 m is a little less than all of the sky
         np.testing.assert_allclose(getattr(made, field), getattr(own, field), rtol=tolerance, atol=2e-3, err_msg=field)
     assert (made.lamps_on, made.rain) == (own.lamps_on, own.rain)
+
+
+def test_the_air_of_a_clip_is_what_is_asked_for_and_what_the_log_shows():
+    assert air_in(clear_scene(), ()) == Air()
+    assert air_in(clear_scene(), (NIGHT,)) == air_of([NIGHT])
+    rainy = make_scene()  # its description says rain
+    own = air_in(rainy, ())
+    assert own.visibility_m == pytest.approx(469.0) and own.lamps_on and own.darkness_ev == 0.0
+    assert air_in(rainy, (RAIN,)) == own  # asked for once more, it rains no harder
+    assert air_in(rainy, (NIGHT,)).darkness_ev == NIGHT.params["exposure_ev"]
+    assert air_in(replace(clear_scene(), description="Night, fog"), ()).visibility_m == pytest.approx(215.0)
 
 
 def test_weathers_compose():
