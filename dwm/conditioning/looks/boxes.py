@@ -78,14 +78,15 @@ class BoxLook:
         known = on & ((own >= 0) | (example >= 0))
         by = (on & (example >= 0)).nonzero()[0]
         colours[by] = self._example_colours(pixels, example[by], own[by], place, by)
+        if self._tree is None:
+            return colours, known.astype(np.float64), on
         # A thing as a whole: half of it as it was, half after an example, would be two things.
         sharp = self._depth_m[own] * _LEAST_SHARPNESS <= _mean_depth_m(pixels, on)[pixels.which]
         for mine, reach in ((sharp & (example >= 0), _NEAR), (example < 0, np.inf)):
             by = (on & (own >= 0) & mine).nonzero()[0]
-            if len(by) and self._tree is not None:
-                _, nearest = self._tree.query(_key(own[by], place[by], 0.0), distance_upper_bound=reach)
-                found = np.asarray(nearest) < len(self._colours)
-                colours[by[found]] = self._colours[np.asarray(nearest)[found]]
+            _, nearest = self._tree.query(_key(own[by], place[by], 0.0), distance_upper_bound=reach)
+            found = np.asarray(nearest) < len(self._colours)
+            colours[by[found]] = self._colours[np.asarray(nearest)[found]]
         return colours, known.astype(np.float64), on
 
     def _example_colours(
