@@ -220,7 +220,8 @@ class ScenarioConditioner:
         """The condition of a window of frames.
 
         ``source`` is carried along as memory, with ``log`` helped by the log's points; without it the memory is off. The
-        ``appearance`` is laid over the layout; without it, or without the layout, it is off.
+        ``appearance`` is laid over the layout; without it, or without the layout, it is off. What is painted on a box has the shape
+        of its class, what is carried with it that of the box: there, carried pictures give way to painted ones.
         """
         layouts = torch.stack([self.layout(f).maps_VCHW for f in frames]) if layout else None
         painted: Pictures | None = None
@@ -234,6 +235,8 @@ class ScenarioConditioner:
             log = log and self.points is not None  # read before the threads ask for them
             with ThreadPoolExecutor(_PAINTERS if log else 1) as pool:
                 carried = list(pool.map(lambda f: self.memory(source, f, log=log), frames))
+            if painted and not log:
+                carried = [(images, share * ~self._is_box(f)) for f, (images, share) in zip(frames, carried, strict=True)]
         memory, valid = _encoded(codec, carried) if carried else (None, None)
         colours, known = _encoded(codec, painted) if painted else (None, None)
         on = torch.ones(1, dtype=torch.bool, device=self.device)
@@ -251,6 +254,10 @@ class ScenarioConditioner:
         )  # fmt: skip
         shown, share = laid_over(carried, painted)
         return Window(condition=condition, shown_TVCHW=shown, known_TVCHW=share)
+
+    def _is_box(self, frame: int) -> Tensor:
+        """Where a frame's layout shows boxes [V, 1, H/2, W/2]."""
+        return (self.layout(frame).box_VHW >= 0)[:, None]
 
     def waypoints(self, frames: Sequence[int]) -> Tensor:
         """[T, 6]: see ``dwm.models.conditioning.WAYPOINT_SIZE``."""

@@ -21,6 +21,7 @@ from dwm.conditioning.build import (
     tensor_to_images,
 )
 from dwm.conditioning.layout import LAYOUT_CHANNELS
+from dwm.conditioning.things import Things
 from dwm.geometry import transform_from_xy_yaw
 from dwm.models.conditioning import CAMERA_SIZE, WAYPOINT_SIZE, camera_rays
 from dwm.scenario.build import build_scenario
@@ -156,6 +157,22 @@ def test_an_agent_without_a_velocity_leaves_the_layout_finite():
     assert len(conditioner.visible_agents(0))
     assert np.array_equal(conditioner.boxes(0).speeds_mps, np.zeros(len(conditioner.visible_agents(0))))
     assert bool(torch.isfinite(conditioner.layout(0).maps_VCHW).all())
+
+
+def test_on_boxes_a_window_shows_what_is_painted_and_beside_them_what_is_carried():
+    conditioner, codec = ScenarioConditioner(make_scenario()), Autoencoder(CodecConfig()).eval()
+    images = torch.zeros(6, 3, IMAGE_HEIGHT, IMAGE_WIDTH)
+    with torch.no_grad():
+        given = Given(frame=0, latents_VCHW=codec.encode(images), images_V3HW=images)
+        look = conditioner.appearance(0, torch.full_like(images, 0.5), Things.none())
+        both = conditioner.window([0], fps=12.0, codec=codec, source=given, appearance=look)
+        alone = conditioner.window([0], fps=12.0, codec=codec, source=given)
+    box = (conditioner.layout(0).box_VHW >= 0).repeat_interleave(2, 1).repeat_interleave(2, 2)
+    assert 50 < int(box.sum()) < box.numel() / 4
+    assert both.shown_TVCHW is not None and alone.shown_TVCHW is not None
+    torch.testing.assert_close(both.shown_TVCHW[0, :, 0][box], torch.full((int(box.sum()),), 0.5), atol=0.01, rtol=0)
+    assert float(both.shown_TVCHW[0, :, 0][~box].abs().median()) < 1e-6
+    assert float(alone.shown_TVCHW.abs().max()) < 1e-6
 
 
 def test_a_window_shows_memory_over_appearance_and_knows_what_either_covers():
