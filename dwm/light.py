@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dwm.scenes.types import DETECTION_CLASSES
 
+RESPONSE = 1.25  # light is a pixel's value to this power
 HEADLIGHT_TINT = (1.0, 0.95, 0.82)
 WET_DARKENING = 0.35  # of the ground's own colour, under water
 _HEADLIGHT_REACH_M = 22.0

@@ -236,7 +236,10 @@ class ScenarioConditioner:
             with ThreadPoolExecutor(_PAINTERS if log else 1) as pool:
                 carried = list(pool.map(lambda f: self.memory(source, f, log=log), frames))
             if painted and not log:
-                carried = [(images, share * ~self._is_box(f)) for f, (images, share) in zip(frames, carried, strict=True)]
+                boxes = [(self.layout(f).box_VHW >= 0)[:, None] for f in frames]
+                carried = [
+                    (images, share * (1 - box * look)) for (images, share), (_, look), box in zip(carried, painted, boxes, strict=True)
+                ]  # fmt: skip
         memory, valid = _encoded(codec, carried) if carried else (None, None)
         colours, known = _encoded(codec, painted) if painted else (None, None)
         on = torch.ones(1, dtype=torch.bool, device=self.device)
@@ -254,10 +257,6 @@ class ScenarioConditioner:
         )  # fmt: skip
         shown, share = laid_over(carried, painted)
         return Window(condition=condition, shown_TVCHW=shown, known_TVCHW=share)
-
-    def _is_box(self, frame: int) -> Tensor:
-        """Where a frame's layout shows boxes [V, 1, H/2, W/2]."""
-        return (self.layout(frame).box_VHW >= 0)[:, None]
 
     def waypoints(self, frames: Sequence[int]) -> Tensor:
         """[T, 6]: see ``dwm.models.conditioning.WAYPOINT_SIZE``."""

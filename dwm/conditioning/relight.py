@@ -20,14 +20,13 @@ from dwm.conditioning.build import ScenarioConditioner, images_to_tensor, tensor
 from dwm.conditioning.layout import Layout, LayoutBoxes, LayoutCaster
 from dwm.conditioning.sky import sky_mask
 from dwm.geometry import invert
-from dwm.light import HEAD_LAMP, HEADLIGHT_TINT, TAIL_LAMP, WITH_LAMPS, headlight_beam, lamps, wet_ground
+from dwm.light import HEAD_LAMP, HEADLIGHT_TINT, RESPONSE, TAIL_LAMP, WITH_LAMPS, headlight_beam, lamps, wet_ground
 from dwm.scenario.conditions import Air, air_of, conditions_of, new_conditions
 from dwm.scenario.types import Scenario
 from dwm.scenes.prompts import daytime, weather
 from dwm.scenes.types import Scene
 
 Rgb = tuple[float, float, float]
-_RESPONSE = 1.25  # light is a pixel's value to this power
 _CLEAR_PER_M = 1 / 420  # extinction that a day's image has already
 _NIGHT_PER_M = 1 / 260 - 1 / 420  # that a night adds
 # What a condition of full share leaves of the day's light, on the ground and on what stands on it.
@@ -77,7 +76,7 @@ def relight(images_V3HW: Tensor, surfaces: Surfaces, air: Air, *, sunlit: bool =
     """
     if air == Air():
         return images_V3HW
-    seen = images_V3HW.movedim(1, -1).add(1).div(2).clamp(0, 1) ** _RESPONSE
+    seen = images_V3HW.movedim(1, -1).add(1).div(2).clamp(0, 1) ** RESPONSE
     sky, haze = _sky_and_haze(seen, surfaces, air, sunlit)
     surface = seen * _gain(surfaces, air, sunlit, seen) + seen * _head_light(surfaces, air)
     if air.wetness > 0:
@@ -88,7 +87,7 @@ def relight(images_V3HW: Tensor, surfaces: Surfaces, air: Air, *, sunlit: bool =
     through = torch.exp(-extinction * surfaces.depth_VHW)[..., None]
     out = surface * through + haze * (1 - through)
     out = torch.where(surfaces.is_sky_VHW[..., None], sky, out) + _lamps(surfaces, air) * through ** (1 / 3)
-    return (out.clamp(0, 1) ** (1 / _RESPONSE)).mul(2).sub(1).movedim(-1, 1)
+    return (out.clamp(0, 1) ** (1 / RESPONSE)).mul(2).sub(1).movedim(-1, 1)
 
 
 def surfaces_of(scenario: Scenario, conditioner: ScenarioConditioner, images_V3HW: Tensor) -> Surfaces:

@@ -92,6 +92,7 @@ class ScenarioBuilder:
         self.scene, self.seed, self.fps, self.limits = scene, seed, fps, limits
         self.timestamps_us, self.log_end = _timeline(scene, duration_s, fps, start_s)
         self.frames = len(self.timestamps_us)
+        self._log_times_s = (self.timestamps_us[: self.log_end] - self.timestamps_us[0]) * 1e-6
         self._table = log_boxes(scene, self.timestamps_us[: self.log_end], self.frames)
         self._road = RoadDistance(scene.map)
         self._baselines: dict[int, _Baseline] = {}
@@ -162,7 +163,6 @@ class ScenarioBuilder:
 
     def _keep_distance(self, draft: _Draft, before: NDArray[np.bool_]) -> None:
         """An ego that would drive into the log's traffic on its new line slows down for it, where that helps."""
-        times = (self.timestamps_us[: self.log_end] - self.timestamps_us[0]) * 1e-6
         track = EgoTrack(timestamps_us=self.timestamps_us, ego_to_global=draft.ego.copy())
         heeded: list[int] = []
         for _ in range(_HEEDED_AT_MOST):
@@ -172,15 +172,14 @@ class ScenarioBuilder:
                 break
             heeded.append(min(new, key=lambda i: int(np.argmax(hit[i]))))
             others = [_moving(draft, i, self.log_end) for i in heeded]
-            draft.ego[: self.log_end] = react(track, times, others).ego_to_global
+            draft.ego[: self.log_end] = react(track, self._log_times_s, others).ego_to_global
         draft.notes += tuple(f"the ego slows down for {self.scene.agents[i].instance_token}" for i in heeded)
 
     def _happen(self, draft: _Draft, name: str, script: Script, params: dict[str, float]) -> None:
         """Put an event's newcomer on the road; logged traffic and the ego react to it."""
-        times = (self.timestamps_us[: self.log_end] - self.timestamps_us[0]) * 1e-6
         track = EgoTrack(timestamps_us=self.timestamps_us, ego_to_global=draft.ego)
         stage = Stage(
-            scene=draft.scene, table=draft.table, track=track, times_s=times, road=self._road,
+            scene=draft.scene, table=draft.table, track=track, times_s=self._log_times_s, road=self._road,
             name=f"{self.scene.token}/{self.seed}",
         )  # fmt: skip
         actor, evading = script(stage, params)
@@ -196,9 +195,9 @@ class ScenarioBuilder:
             draft.table = extended(draft.table, actor.centers_m, actor.yaw_rad)
             draft.scene = replace(draft.scene, agents=(*draft.scene.agents, actor.as_track(self.timestamps_us)))
         if evading is None:
-            others = [actor.moving(), *(_moving(draft, i, len(times)) for i in changed)]
+            others = [actor.moving(), *(_moving(draft, i, self.log_end) for i in changed)]
             evading = draft.ego.copy()
-            evading[: self.log_end] = react(track, times, others).ego_to_global
+            evading[: self.log_end] = react(track, self._log_times_s, others).ego_to_global
         draft.ego = evading
 
     def _has_room(self, draft: _Draft, actor: Newcomer | Rerouted) -> None:

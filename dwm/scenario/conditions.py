@@ -23,7 +23,7 @@ NIGHT_EV = 2.9  # stops between the proving ground's day and its night
 _DENSE_FOG_M = 215.0  # visibility of the proving ground's fog: no sun comes through
 _LAMPS_FROM = 0.2  # share of any condition
 # What a log's own night, rain or fog is taken to be like: that of the proving ground.
-_USUAL = {
+USUAL = {
     "night": {"exposure_ev": NIGHT_EV},
     "rain": {"visibility_m": 469.0, "wetness": 0.8, "overcast": 1.0},
     "fog": {"visibility_m": _DENSE_FOG_M},
@@ -104,7 +104,7 @@ def air_in(scene: Scene, conditions: Sequence[Perturbation]) -> Air:
     """What a clip's light and air are like: as the conditions say, and as usual for what the log shows already."""
     asked, _ = new_conditions(scene, conditions)
     words = (daytime(scene.description, scene.location, int(scene.key_timestamps_us[0])), weather(scene.description))
-    own = [Perturbation(name=word, params=_USUAL[word], severity=0.5) for word in words if word in _USUAL]
+    own = [Perturbation(name=word, params=USUAL[word], severity=0.5) for word in words if word in USUAL]
     return air_of([*asked, *own])
 
 

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dwm.geometry import quaternion_from_yaw, wrap_angle
+from dwm.geometry import quaternion_from_yaw
 from dwm.scenario.feasibility import RoadDistance
 from dwm.scenario.logged import BoxTable
-from dwm.scenario.paths import arc_length, at_times, ramp, ramp_slope, seconds, shifted, speed_along
+from dwm.scenario.paths import arc_length, ramp, ramp_slope, seconds, shifted, speed_along
 from dwm.scenario.reaction import FRONT_M, Line, Moving
-from dwm.scenario.sideways import ROAD_PER_METRE, next_lane_m
+from dwm.scenario.sideways import ROAD_PER_METRE
 from dwm.scenario.types import Infeasible
 from dwm.scenes.types import AgentTrack, EgoTrack, Scene, SceneMap
 from dwm.traffic.populate import KINDS, Kind
@@ -30,8 +30,6 @@ VEHICLE_APPEARS_M, SMALL_APPEARS_M = 45.0, 25.0  # nearest distance of a newcome
 SLOWEST_EGO_MPS = 3.0
 EVASION_CLEARANCE_M = 0.5
 EVASION_MPS2 = 2.5
-BESIDE_M, BESIDE_AHEAD_M, BESIDE_RAD = (1.8, 5.5), (4.0, 35.0), 0.4  # which car can cut in: aside, gap ahead, heading
-PULLING_OUT_MPS2 = 1.2  # mean acceleration of a car that cuts in
 _KERB_SEARCH_M, _KERB_UNKNOWN_M = 12.0, 5.0
 
 
@@ -107,98 +105,6 @@ class Stage:
 Script = Callable[[Stage, dict[str, float]], tuple[Newcomer | Rerouted, Array | None]]
 
 
-def cut_in(stage: Stage, params: dict[str, float]) -> tuple[Newcomer | Rerouted, Array | None]:
-    """A car beside the ego's line moves over in front of the ego from ``onset_s`` on, then goes on at ``speed_factor`` of the ego's.
-
-    It is the car of the log on that side, driving or parked, whose gap is nearest to ``gap_m``; without any, a newcomer that keeps
-    ``gap_m``.
-    """
-    onset, side = params["onset_s"], float(np.sign(params["side"]))
-    stage.need(onset + params["duration_s"] + 1.0)
-    driven, speed = stage.at(onset)
-    _fast_enough(speed, onset)
-    after = max(params["speed_factor"] * speed, 1.0)
-    rerouted = _moves_over(stage, driven, after, params)
-    if rerouted is not None:
-        return rerouted, None
-    pose = at_times(stage.track, np.array([onset]), np.array([onset]))[0]
-    offset = next_lane_m(stage.scene.map, pose, side, onset)
-    kind = KINDS["car"]
-    place = driven + FRONT_M + params["gap_m"] + kind.size_wlh_m[1] / 2
-    start = FRONT_M + VEHICLE_APPEARS_M + kind.size_wlh_m[1] / 2
-    before = (place - start) / onset
-    if before < 1.0:
-        nearest = place - onset - FRONT_M - kind.size_wlh_m[1] / 2
-        raise Infeasible("too_near", f"the car would begin {nearest:.1f} m ahead, needs {VEHICLE_APPEARS_M:g} m")
-    t = stage.times_s
-    pace = before + (after - before) * ramp((t - onset) / params["duration_s"])
-    s = _integral(pace, t)
-    s += place - np.interp(onset, t, s)
-    length = max(params["duration_s"] * (before + after) / 2, ROAD_PER_METRE * abs(offset))
-    u = (s - place) / length
-    newcomer = stage.newcomer(
-        "cut_in", kind, Line(stage.track.ego_to_global), s, offset * (1 - ramp(u)), np.arctan(-offset * ramp_slope(u) / length)
-    )
-    return newcomer, None
-
-
-def _moves_over(stage: Stage, driven_m: float, after_mps: float, params: dict[str, float]) -> Rerouted | None:
-    """The log's car that is to cut in, on its new path; None where no car is beside the line ahead."""
-    line, first = Line(stage.track.ego_to_global), int(np.searchsorted(stage.times_s, params["onset_s"]))
-    found = _beside(stage, line, first, driven_m, params)
-    if found is None:
-        return None
-    agent, from_m, left = found
-    centers, yaws = (
-        stage.table.centers_m[agent, : len(stage.times_s)].copy(),
-        stage.table.yaws_rad[agent, : len(stage.times_s)].copy(),
-    )
-    t = stage.times_s[first:] - stage.times_s[first]
-    (x, y), (last_x, last_y) = centers[first, :2], centers[first - 1, :2]
-    before = float(np.hypot(x - last_x, y - last_y) / (stage.times_s[first] - stage.times_s[first - 1]))
-    gaining_s = max(params["duration_s"], abs(after_mps - before) / PULLING_OUT_MPS2)
-    s = from_m + _integral(before + (after_mps - before) * ramp(t / gaining_s), t)
-    length = max(params["duration_s"] * (before + after_mps) / 2, ROAD_PER_METRE * abs(left))
-    u = (s - from_m) / length
-    points, heading = line.at(s, left * (1 - ramp(u)))
-    heading = heading + np.arctan(-left * ramp_slope(u) / length)
-    # As it stands in the log at first: a little across the line, and on its own ground.
-    askew, above = wrap_angle(yaws[first] - heading[0]), centers[first, 2] - points[0, 2]
-    centers[first:] = points + np.array([0.0, 0.0, above])
-    yaws[first:] = heading + askew * (1 - ramp(u))
-    return Rerouted(agent=agent, size_wlh_m=stage.scene.agents[agent].size_wlh_m, centers_m=centers, yaw_rad=yaws, first=first)
-
-
-def _beside(stage: Stage, line: Line, frame: int, driven_m: float, params: dict[str, float]) -> tuple[int, float, float] | None:
-    """Agent, distance along the line and to its left of the car that heads as the line does, with the best gap.
-
-    Nobody may drive between it and the ego: a car that moves over in front of the ego's leader does not cut in.
-    """
-    there = [
-        (
-            i,
-            *(
-                float(v[0])
-                for v in line.locate(stage.table.centers_m[i, frame, None, :2], driven_m, driven_m + BESIDE_AHEAD_M[1])
-            ),
-        )
-        for i, agent in enumerate(stage.scene.agents)
-        if agent.category.startswith("vehicle.") and frame and stage.table.present[i, frame - 1 : frame + 1].all()
-    ]
-    sizes = [agent.size_wlh_m for agent in stage.scene.agents]
-    ahead = (along - sizes[i][1] / 2 for i, along, left in there if abs(left) < BESIDE_M[0] and along > driven_m + FRONT_M)
-    leader_m, best, least = min(ahead, default=np.inf), None, np.inf
-    for i, along, left in there:
-        gap, front = along - sizes[i][1] / 2 - driven_m - FRONT_M, along + sizes[i][1] / 2
-        turned = abs(wrap_angle(stage.table.yaws_rad[i, frame] - line.at(np.array(along))[1]))
-        beside = BESIDE_M[0] < left * np.sign(params["side"]) < BESIDE_M[1] and turned < BESIDE_RAD
-        is_car = stage.scene.agents[i].detection_class == "car"
-        fits = BESIDE_AHEAD_M[0] < gap < BESIDE_AHEAD_M[1] and front < leader_m
-        if is_car and beside and fits and abs(gap - params["gap_m"]) < least:
-            best, least = (i, along, left), abs(gap - params["gap_m"])
-    return best
-
-
 def stopped_vehicle(stage: Stage, params: dict[str, float]) -> tuple[Newcomer, Array | None]:
     """A car stands on the ego's line where the ego would be after ``reach_s``; ``hold_s`` later it drives off."""
     reach = params["reach_s"]
@@ -206,7 +112,7 @@ def stopped_vehicle(stage: Stage, params: dict[str, float]) -> tuple[Newcomer, A
     stage.need(reach + 1.0)
     driven, speed = stage.at(reach)
     _far_enough(driven, VEHICLE_APPEARS_M)
-    _fast_enough(speed, reach)
+    fast_enough(speed, reach)
     away = np.maximum(stage.times_s - reach - params["hold_s"], 0.0)
     target = max(speed, 5.0)
     gaining = np.minimum(away, target / 1.5)
@@ -220,7 +126,7 @@ def crossing_pedestrian(stage: Stage, params: dict[str, float]) -> tuple[Newcome
     stage.need(reach + 1.0)
     driven, speed = stage.at(reach)
     _far_enough(driven, SMALL_APPEARS_M)
-    _fast_enough(speed, reach)
+    fast_enough(speed, reach)
     line, place = Line(stage.track.ego_to_global), driven + FRONT_M + 0.5
     near, far = (_kerb_m(stage.scene.map, line, place, way) for way in (side, -side))
     corridor = EGO_SIZE_WLH_M[0] / 2 + 0.5
@@ -264,7 +170,7 @@ def _round(track: EgoTrack, place_m: float, shift_m: float, speed_mps: float) ->
     return shifted(track.ego_to_global, shift, shift_m * (ramp_slope(out) - ramp_slope(home)) / length)
 
 
-def _fast_enough(speed_mps: float, time_s: float) -> None:
+def fast_enough(speed_mps: float, time_s: float) -> None:
     if speed_mps < SLOWEST_EGO_MPS:
         detail = f"the ego drives {speed_mps:.1f} m/s at {time_s:.1f} s, needs {SLOWEST_EGO_MPS:g} m/s for anything to get in its way"
         raise Infeasible("ego_too_slow", detail)
@@ -273,10 +179,6 @@ def _fast_enough(speed_mps: float, time_s: float) -> None:
 def _far_enough(distance_m: float, needed_m: float) -> None:
     if distance_m < needed_m:
         raise Infeasible("too_near", f"{distance_m:.1f} m ahead when the clip begins, needs {needed_m:g} m")
-
-
-def _integral(values: Array, times_s: Array) -> Array:
-    return np.concatenate([[0.0], np.cumsum((values[1:] + values[:-1]) / 2 * np.diff(times_s))])
 
 
 def _kerb_m(scene_map: SceneMap, line: Line, place_m: float, side: float) -> float:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from dwm.errors import InputError
 from dwm.scenario import events, retiming, sideways
 from dwm.scenario.conditions import CONDITIONS
+from dwm.scenario.cut_in import cut_in
 from dwm.scenario.drawing import EITHER_SIDE, anywhere, drawn, severe
 from dwm.scenario.paths import micros
 from dwm.scenario.types import Perturbation
@@ -72,7 +73,7 @@ FAMILIES: dict[str, Family] = {
             hold_s=anywhere(1.0, 4.0), roll_s=anywhere(3.0, 6.0)),
     ),
     "cut_in": Family(
-        script=events.cut_in,
+        script=cut_in,
         **drawn(side=EITHER_SIDE, onset_s=anywhere(2.0, 10.0), duration_s=severe(4.0, 2.5), gap_m=severe(20.0, 7.0),
             speed_factor=severe(1.0, 0.6)),
     ),

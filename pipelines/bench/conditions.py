@@ -19,7 +19,7 @@ from dwm.conditioning.relight import given_frame
 from dwm.errors import InputError
 from dwm.rollout.config import RolloutConfig
 from dwm.rollout.world_model import WorldModel
-from dwm.scenario.conditions import conditions_of
+from dwm.scenario.conditions import USUAL, conditions_of
 from dwm.scenario.perturbations import BASELINE
 from dwm.scenario.types import Perturbation, Scenario
 from dwm.scenes.nuscenes import list_scenes, read_scene
@@ -32,12 +32,10 @@ from pipelines.worker import first_images
 _SECONDS, _EVERY_S = 3.0, 2.0
 _JUDGED = (12, 18, 24, 30, 36)  # frames at 1, 1.5, 2, 2.5 and 3 s
 _ASKED = (
-    Perturbation(name="night", params={"exposure_ev": 2.9}, severity=0.45),
-    Perturbation(name="rain", params={"visibility_m": 469.0, "wetness": 0.8, "overcast": 1.0}, severity=0.72),
-    Perturbation(name="fog", params={"visibility_m": 215.0}, severity=0.81),
+    *(Perturbation(name=name, params=params, severity=0.5) for name, params in USUAL.items()),
     Perturbation(
-        name="night+rain", severity=0.72,
-        params={"night.exposure_ev": 2.9, "rain.visibility_m": 469.0, "rain.wetness": 0.8, "rain.overcast": 1.0},
+        name="night+rain", severity=0.5,
+        params={f"{name}.{key}": value for name in ("night", "rain") for key, value in USUAL[name].items()},
     ),
 )  # fmt: skip
 

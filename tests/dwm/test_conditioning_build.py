@@ -175,6 +175,21 @@ def test_on_boxes_a_window_shows_what_is_painted_and_beside_them_what_is_carried
     assert float(alone.shown_TVCHW.abs().max()) < 1e-6
 
 
+def test_on_boxes_that_nothing_is_painted_on_a_window_shows_what_is_carried(monkeypatch):
+    conditioner, codec = ScenarioConditioner(make_scenario()), Autoencoder(CodecConfig()).eval()
+    images = torch.full((6, 3, IMAGE_HEIGHT, IMAGE_WIDTH), 0.5)
+    with torch.no_grad():
+        given = Given(frame=0, latents_VCHW=codec.encode(images), images_V3HW=images)
+        look = conditioner.appearance(0, images, Things.none())
+        nothing = (torch.zeros_like(images), torch.zeros(6, 1, IMAGE_HEIGHT // 2, IMAGE_WIDTH // 2))
+        monkeypatch.setattr(conditioner, "painted", lambda *_: nothing)
+        both = conditioner.window([0], fps=12.0, codec=codec, source=given, appearance=look)
+        alone = conditioner.window([0], fps=12.0, codec=codec, source=given)
+    torch.testing.assert_close(both.condition.memory_valid_BTV1HW, alone.condition.memory_valid_BTV1HW)
+    assert both.shown_TVCHW is not None and alone.shown_TVCHW is not None
+    torch.testing.assert_close(both.shown_TVCHW, alone.shown_TVCHW)
+
+
 def test_a_window_shows_memory_over_appearance_and_knows_what_either_covers():
     def pictures(value: float, share: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
         return [(torch.full((2, 3, 4, 8), value), torch.full((2, 1, 2, 4), share))]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from dwm.conditioning.things import Things, crossed
-from dwm.light import HEAD_LAMP, TAIL_LAMP, WITH_LAMPS, lamps
+from dwm.light import HEAD_LAMP, RESPONSE, TAIL_LAMP, WITH_LAMPS, lamps
 
 _LEAST_PIXELS = 40
 _OTHER_SIDE = 0.3  # how far, in half boxes, the mirror image of a side is from being that side
@@ -19,7 +19,6 @@ _LEAST_SHARPNESS = 0.3  # true pixels per pixel on average, for a thing to keep 
 _LIKE_ALL = 0.25  # how far, on a scale of 2, a part that looks alike on all things of a class may be from that
 _MOST_REPAINTED = 4.0  # an example's paint, to be that of a thing that was seen
 _LAMP_FACE = 0.8  # place along a box, in half boxes, from where on a shape may carry its lamps
-_DISPLAY = 0.8  # a pixel's value is light to this power
 _APART = 1e6  # keeps things apart in one search tree
 
 
@@ -110,7 +109,7 @@ class BoxLook:
             lit = np.isin(pixels.classes[box], WITH_LAMPS)
             for lamp, light in zip(lamps(place[by], pixels.heights_m[box], _LAMP_FACE), (HEAD_LAMP, TAIL_LAMP), strict=True):
                 on = lamp & lit
-                colours[on] = np.maximum(colours[on], 2 * np.array(light) ** _DISPLAY * through[on] ** (1 / 3) - 1)
+                colours[on] = np.maximum(colours[on], 2 * np.array(light) ** (1 / RESPONSE) * through[on] ** (1 / 3) - 1)
         return colours
 
     def _source(self, token: str, kind: int) -> tuple[int, int]:

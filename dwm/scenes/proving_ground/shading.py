@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dwm.light import HEADLIGHT_TINT, headlight_beam, wet_ground
+from dwm.light import HEAD_LAMP, HEADLIGHT_TINT, RESPONSE, TAIL_LAMP, headlight_beam, wet_ground
 from dwm.mipmap import Mipmap, pixel_footprint_m
 from dwm.raycast import GROUND, SKY, Hits, PinholeViews
 from dwm.scenes.proving_ground import materials
@@ -59,7 +59,7 @@ def shade(
     if weather.rain:
         image = _rain(image, seed)
     noise = torch.from_numpy(np.random.default_rng(seed).standard_normal(image.shape, dtype=np.float32))
-    return ((image.clamp(0, 1) ** 0.8) * 255 + 0.8 * noise.to(image)).round().clamp(0, 255).to(torch.uint8)
+    return ((image.clamp(0, 1) ** (1 / RESPONSE)) * 255 + 0.8 * noise.to(image)).round().clamp(0, 255).to(torch.uint8)
 
 
 def _sky(directions: Tensor, weather: Weather) -> Tensor:
@@ -110,8 +110,8 @@ def _solids(points: Tensor, index: Tensor, geometry: Geometry, weather: Weather)
     albedo[leaf] *= 0.75 + 0.5 * _hash(x, y, z, seed[leaf])[:, None]
     if weather.lamps_on:
         for code, color in (
-            (materials.HEADLIGHT, (0.9, 0.85, 0.7)),
-            (materials.TAILLIGHT, (0.7, 0.04, 0.03)),
+            (materials.HEADLIGHT, HEAD_LAMP),
+            (materials.TAILLIGHT, TAIL_LAMP),
             (materials.LAMP, (0.9, 0.75, 0.45)),
         ):
             glow[material == code] = torch.tensor(color, device=glow.device)
