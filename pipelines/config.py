@@ -69,6 +69,7 @@ class ScenarioConfig:
     start_s: float = 0.0  # from the start of the scene; a mix chooses its own
     perturbations: list[PerturbationConfig] | None = None  # none: the baseline, or beside a mix nothing
     seeds: list[int] = field(default_factory=lambda: [0])  # each is added to the run's seed
+    draws: int = 0  # how often open parameters are drawn, while planning, until a scenario is feasible; 0: once, untried
     mix: MixConfig | None = None
 
     @property
@@ -168,6 +169,7 @@ def check_config(config: RunConfig, where: str = "configuration") -> None:
     _require(not empty, where, "scenario.perturbations is empty", "list at least one, e.g. {name: baseline}")
     _require(bool(scenario.seeds), where, "scenario.seeds is empty", "list at least one, e.g. [0]")
     _require(min(scenario.seeds, default=0) + config.seed >= 0, where, "a seed is negative", "use seeds of 0 or more")
+    _require(scenario.draws >= 0, where, f"scenario.draws is {scenario.draws}", "use 0 or more, e.g. 8")
     for perturbation in scenario.listed:
         problem = f"severity of {perturbation.name} is {perturbation.severity}"
         _require(0 <= perturbation.severity <= 1, where, problem, "give a value from 0 to 1")

@@ -17,7 +17,7 @@ from pipelines.executors import get_executor
 from pipelines.executors.base import RunSummary
 from pipelines.layout import RunLayout
 from pipelines.ledger import Ledger
-from pipelines.plan import SceneRef, Shard, in_order, make_plan, mixed_shards, open_run, weights_sha256
+from pipelines.plan import SceneRef, Settle, Shard, in_order, make_plan, mixed_shard, open_run, untried, weights_sha256
 from pipelines.progress import RunProgress
 from pipelines.publish import DatasetMetrics, publish
 from pipelines.scene_list import list_scene_refs
@@ -60,16 +60,29 @@ def plan_run(config: RunConfig) -> RunPlan:
     check_config(config)
     scenes = list_scene_refs(config.scenes)
     weights = weights_sha256(config)
-    listed = make_plan(config, scenes, weights)
+    settle = _settle(config)
+    listed = make_plan(config, scenes, weights, settle=settle)
     if config.scenario.mix is None:
         return RunPlan(shards=listed, weights=weights, scenes=scenes)
     from pipelines.long_tail.corpus import read_corpus
     from pipelines.long_tail.mix import draw_mix
+    from pipelines.long_tail.settle import settled
 
     corpus = read_corpus(config, scenes)
-    mix = draw_mix(config.scenario.mix, corpus, config.seed)
-    shards = in_order([*listed, *mixed_shards(config, scenes, mix.clips, weights)])
-    return RunPlan(shards=shards, weights=weights, scenes=scenes, corpus=corpus, mix=mix)
+    by_token = {scene.token: scene for scene in scenes}
+    mix, mixed = settled(
+        config.scenario.mix, corpus, draw_mix(config.scenario.mix, corpus, config.seed), config.seed,
+        lambda clip: mixed_shard(config, by_token[clip.window.scene_token], clip, weights, settle=settle),
+    )  # fmt: skip
+    return RunPlan(shards=in_order([*listed, *mixed]), weights=weights, scenes=scenes, corpus=corpus, mix=mix)
+
+
+def _settle(config: RunConfig) -> Settle:
+    if config.scenario.draws == 0:
+        return untried
+    from pipelines.trial import Trial
+
+    return Trial(config).settle
 
 
 def generate(

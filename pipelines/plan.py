@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,10 +39,11 @@ if TYPE_CHECKING:
     from pipelines.long_tail.mix import MixedClip
 
 # Raise it with every change of the code that changes pixels.
-GENERATOR_VERSION = "3"
+GENERATOR_VERSION = "4"
 
 PerturbationSampler = Callable[[str, float, np.random.Generator], Perturbation]
 RangedSampler = Callable[[str, float, np.random.Generator, Mapping[str, tuple[float, float]]], Perturbation]
+Draw = Callable[[int], Perturbation]  # the draw of that number; each number draws something else
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,42 +68,53 @@ class Shard:
     perturbation: Perturbation
     seed: int
     predicted_minutes: float
+    infeasible: str = ""  # why none of the draws that were tried makes a scenario
 
     @property
     def n_frames(self) -> int:
         return round(self.duration_s * self.fps)
 
 
+# (scene, start_s, seed, its draws) -> the one that is planned, and why it is infeasible or ""
+Settle = Callable[[SceneRef, float, int, Draw], tuple[Perturbation, str]]
+
+
+def untried(scene: SceneRef, start_s: float, seed: int, draw: Draw) -> tuple[Perturbation, str]:
+    """The first draw, feasible or not."""
+    return draw(0), ""
+
+
 def make_plan(
-    config: RunConfig, scenes: Sequence[SceneRef], weights_sha: dict[str, str], sample: PerturbationSampler | None = None
-) -> list[Shard]:
+    config: RunConfig, scenes: Sequence[SceneRef], weights_sha: dict[str, str], sample: PerturbationSampler | None = None,
+    settle: Settle = untried,
+) -> list[Shard]:  # fmt: skip
     """Every scene with every perturbation and seed, longest first; the same arguments give the same list.
 
-    ``weights_sha`` maps model part to the SHA-256 of its file. ``sample`` draws parameters a perturbation leaves open.
+    ``weights_sha`` maps model part to the SHA-256 of its file. ``sample`` draws parameters a perturbation leaves open, ``settle``
+    chooses a draw.
     """
-    shards = [
-        _shard(config, scene, _perturbation(entry, scene, seed, sample or _sample), seed, weights_sha, config.scenario.start_s)
-        for scene in scenes
-        for entry in config.scenario.listed
-        for seed in (config.seed + offset for offset in config.scenario.seeds)
-    ]
+    start_s, shards = config.scenario.start_s, []
+    for scene in scenes:
+        for entry in config.scenario.listed:
+            for seed in (config.seed + offset for offset in config.scenario.seeds):
+                settled = settle(scene, start_s, seed, partial(_perturbation, entry, scene, seed, sample or _sample))
+                shards.append(_shard(config, scene, settled, seed, weights_sha, start_s))
     return in_order(shards)
 
 
-def mixed_shards(
-    config: RunConfig, scenes: Sequence[SceneRef], clips: Sequence[MixedClip], weights_sha: dict[str, str],
-    sample: RangedSampler | None = None,
-) -> list[Shard]:  # fmt: skip
-    """The shards of a mix's clips. ``sample`` draws the parameters of a family within its ranges."""
-    by_token = {scene.token: scene for scene in scenes}
-    shards = []
-    for clip in clips:
-        scene, seed, start_s = by_token[clip.window.scene_token], config.seed + clip.repeat, clip.window.start_s
-        key = canonical_json(["mix", clip.family.name, clip.severity, scene.token, start_s, seed])
-        ranges = {name: (low, high) for name, (low, high) in clip.family.ranges.items()}
-        drawn = (sample or _sample)(clip.family.name, clip.severity, _generator(key), ranges)
-        shards.append(_shard(config, scene, drawn, seed, weights_sha, start_s))
-    return in_order(shards)
+def mixed_shard(
+    config: RunConfig, scene: SceneRef, clip: MixedClip, weights_sha: dict[str, str], sample: RangedSampler | None = None,
+    settle: Settle = untried,
+) -> Shard:  # fmt: skip
+    """The shard of a mix's clip. ``sample`` draws the parameters of a family within its ranges, ``settle`` chooses a draw."""
+    seed, start_s = config.seed + clip.repeat, clip.window.start_s
+    ranges = {name: (low, high) for name, (low, high) in clip.family.ranges.items()}
+
+    def draw(number: int) -> Perturbation:
+        rng = _generator(["mix", clip.family.name, clip.severity, scene.token, start_s, seed], number)
+        return (sample or _sample)(clip.family.name, clip.severity, rng, ranges)
+
+    return _shard(config, scene, settle(scene, start_s, seed, draw), seed, weights_sha, start_s)
 
 
 def in_order(shards: Sequence[Shard]) -> list[Shard]:
@@ -178,8 +191,14 @@ def _refuse_other_run(path: Path, stored: dict[str, Any], wanted: dict[str, Any]
 
 
 def _shard(
-    config: RunConfig, scene: SceneRef, perturbation: Perturbation, seed: int, weights_sha: dict[str, str], start_s: float
+    config: RunConfig,
+    scene: SceneRef,
+    settled: tuple[Perturbation, str],
+    seed: int,
+    weights_sha: dict[str, str],
+    start_s: float,
 ) -> Shard:
+    perturbation, infeasible = settled
     _in_range(perturbation)
     scenario = config.scenario
     identity = {
@@ -193,15 +212,15 @@ def _shard(
     return Shard(
         shard_id=hashlib.sha256(canonical_json(identity)).hexdigest()[:32], scene_name=scene.name, scene_token=scene.token,
         start_s=float(start_s), duration_s=float(scenario.duration_s), fps=float(scenario.fps),
-        perturbation=perturbation, seed=seed, predicted_minutes=minutes,
+        perturbation=perturbation, seed=seed, predicted_minutes=minutes, infeasible=infeasible,
     )  # fmt: skip
 
 
-def _perturbation(entry: Any, scene: SceneRef, seed: int, sample: PerturbationSampler) -> Perturbation:
+def _perturbation(entry: Any, scene: SceneRef, seed: int, sample: PerturbationSampler, number: int) -> Perturbation:
     if entry.name == "baseline":
         return Perturbation(name="baseline", params={}, severity=0.0)
-    key = canonical_json([entry.name, float(entry.severity), scene.token, seed])
-    drawn = sample(entry.name, float(entry.severity), _generator(key))
+    rng = _generator([entry.name, float(entry.severity), scene.token, seed], number)
+    drawn = sample(entry.name, float(entry.severity), rng)
     if unknown := set(entry.params) - set(drawn.params):
         known = ", ".join(sorted(drawn.params)) or "none"
         raise InputError("scenario.perturbations", f"{entry.name} has no parameter {sorted(unknown)}", f"it has: {known}")
@@ -215,8 +234,9 @@ def _in_range(perturbation: Perturbation) -> None:
     air_of(conditions_of(perturbation))
 
 
-def _generator(key: bytes) -> np.random.Generator:
-    return np.random.default_rng(int.from_bytes(hashlib.sha256(key).digest()[:8], "little"))
+def _generator(key: list[Any], number: int) -> np.random.Generator:
+    named = canonical_json([*key, *([number] if number else [])])
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(named).digest()[:8], "little"))
 
 
 def _sample(

@@ -79,15 +79,18 @@ class PlanView:
             for name in names
         ]  # fmt: skip
 
+    def _feasible(self) -> list[Shard]:
+        return [shard for shard in self.plan.shards if not shard.infeasible]
+
     def _planned(self) -> list[frozenset[str]]:
-        """The tags of every shard: of its window, or of the nearest one of its scene."""
+        """The tags of every shard that is not known to be infeasible: of its window, or of the nearest one of its scene."""
         assert self.corpus is not None
         by_scene: dict[str, list[TaggedWindow]] = {}
         for window in self.corpus.windows:
             by_scene.setdefault(window.scene_token, []).append(window)
         return [
             clip_tags(min(by_scene[s.scene_token], key=lambda w: abs(w.start_s - s.start_s)), s.perturbation.name)
-            for s in self.plan.shards
+            for s in self._feasible()
         ]
 
     def _shards(self) -> str:
@@ -100,7 +103,10 @@ class PlanView:
 
     def _families(self) -> str:
         rows = [(name, str(count), f"{count / len(self.plan.shards):.0%}") for name, count in _families(self.plan.shards)]
-        return _table(("family", "clips", "share"), rows)
+        if not self.config.scenario.draws:
+            return _table(("family", "clips", "share"), rows)
+        feasible = Counter(shard.perturbation.name for shard in self._feasible())
+        return _table(("family", "clips", "share", "feasible"), [(*row, str(feasible[row[0]])) for row in rows])
 
     def _tags(self) -> str:
         assert self.corpus is not None
@@ -146,7 +152,8 @@ def _shard_line(shard: Shard) -> str:
     perturbation = shard.perturbation
     start = f" from {shard.start_s:g} s" if shard.start_s else ""
     what = f"{shard.scene_name}{start} {perturbation.name} severity={perturbation.severity:.2f} seed={shard.seed}"
-    return f"{shard.shard_id}  {shard.predicted_minutes:7.1f} min  {shard.n_frames:5d} frames  {what}"
+    why = f"  infeasible: {shard.infeasible}" if shard.infeasible else ""
+    return f"{shard.shard_id}  {shard.predicted_minutes:7.1f} min  {shard.n_frames:5d} frames  {what}{why}"
 
 
 def _families(shards: list[Shard]) -> list[tuple[str, int]]:

@@ -13,7 +13,7 @@ from dwm.footprints import rectangles
 from dwm.scenario.agents import finished, joined
 from dwm.scenario.conditions import conditions_of, new_conditions
 from dwm.scenario.continuation import Continued, continue_scene
-from dwm.scenario.events import Newcomer, Rerouted, Script, Stage
+from dwm.scenario.events import Event, Newcomer, Rerouted, Stage
 from dwm.scenario.feasibility import (
     LIMITS,
     NEAR_ROAD_M,
@@ -35,6 +35,7 @@ from dwm.scenes.types import EgoTrack, Scene
 
 Array = NDArray[np.float64]
 MOVED = 1e-6  # poses that differ by less are the same
+_MOMENTS_TRIED = 8  # of those at which an event may happen
 _HEEDED_AT_MOST = 4  # agents of the log that a moved ego slows down for
 SMOOTHED_AT_MOST_M = 0.25  # a path that has to be moved further to become drivable is another path
 
@@ -123,8 +124,8 @@ class ScenarioBuilder:
         if any(kind.yields for _, kind, _ in parts):
             self._keep_distance(draft, before)
         for name, kind, params in parts:
-            if kind.script is not None:
-                self._happen(draft, name, kind.script, params)
+            if kind.event is not None:
+                self._happen(draft, name, kind.event, params)
         self._react(draft, baseline)
         self._leave_early(draft, baseline)
         agents = self._agents(draft, baseline, base)
@@ -175,37 +176,57 @@ class ScenarioBuilder:
             draft.ego[: self.log_end] = react(track, self._log_times_s, others).ego_to_global
         draft.notes += tuple(f"the ego slows down for {self.scene.agents[i].instance_token}" for i in heeded)
 
-    def _happen(self, draft: _Draft, name: str, script: Script, params: dict[str, float]) -> None:
-        """Put an event's newcomer on the road; logged traffic and the ego react to it."""
+    def _happen(self, draft: _Draft, name: str, event: Event, params: dict[str, float]) -> None:
+        """Let an event happen at the first moment with room for it; logged traffic and the ego react to it."""
         track = EgoTrack(timestamps_us=self.timestamps_us, ego_to_global=draft.ego)
         stage = Stage(
             scene=draft.scene, table=draft.table, track=track, times_s=self._log_times_s, road=self._road,
             name=f"{self.scene.token}/{self.seed}",
         )  # fmt: skip
-        actor, evading = script(stage, params)
-        if isinstance(actor, Rerouted):
-            rerouted(draft.table, actor.agent, actor.first, actor.centers_m, actor.yaw_rad)
-            draft.rerouted.append(actor.agent)
-            draft.notes += (f"{draft.scene.agents[actor.agent].instance_token} leaves its logged path: {name}",)
-        first = actor.first if isinstance(actor, Rerouted) else 0
-        changed = brake_followers(self.scene, draft.table, actor.moving(), self.fps, first)
-        draft.notes += tuple(f"{self.scene.agents[i].instance_token} brakes for {name}" for i in changed)
-        self._has_room(draft, actor)
+        moments = stage.moments(params[event.earliest], event.lasts_s(params), event.appears_m)
+        why: Infeasible | None = None
+        for moment in moments[:_MOMENTS_TRIED]:
+            try:
+                actor, evading = event.script(stage, moment, params)
+                table, braking = self._met(draft, actor)
+            except Infeasible as reason:
+                why = why or reason
+                continue
+            break
+        else:
+            assert why is not None
+            raise why
+        draft.table, who = table, "somebody new"
         if isinstance(actor, Newcomer):
-            draft.table = extended(draft.table, actor.centers_m, actor.yaw_rad)
+            draft.table = extended(table, actor.centers_m, actor.yaw_rad)
             draft.scene = replace(draft.scene, agents=(*draft.scene.agents, actor.as_track(self.timestamps_us)))
+        else:
+            draft.rerouted.append(actor.agent)
+            who = f"{draft.scene.agents[actor.agent].instance_token} leaves its logged path"
+        draft.notes += (f"{name} at {moment.time_s:.1f} s: {who}",)
+        draft.notes += tuple(f"{self.scene.agents[i].instance_token} brakes for {name}" for i in braking)
         if evading is None:
-            others = [actor.moving(), *(_moving(draft, i, self.log_end) for i in changed)]
+            others = [actor.moving(), *(_moving(draft, i, self.log_end) for i in braking)]
             evading = draft.ego.copy()
             evading[: self.log_end] = react(track, self._log_times_s, others).ego_to_global
         draft.ego = evading
 
-    def _has_room(self, draft: _Draft, actor: Newcomer | Rerouted) -> None:
+    def _met(self, draft: _Draft, actor: Newcomer | Rerouted) -> tuple[BoxTable, list[int]]:
+        """The boxes once traffic brakes for somebody scripted, and who brakes; raises Infeasible where there is no room."""
+        table, first = copied(draft.table), 0
+        if isinstance(actor, Rerouted):
+            first = actor.first
+            rerouted(table, actor.agent, first, actor.centers_m, actor.yaw_rad)
+        braking = brake_followers(self.scene, table, actor.moving(), self.fps, first)
+        self._has_room(draft.scene, table, actor)
+        return table, braking
+
+    def _has_room(self, scene: Scene, table: BoxTable, actor: Newcomer | Rerouted) -> None:
         """Raises Infeasible where somebody scripted would be in somebody else or off the road."""
         first, own = (actor.first, actor.agent) if isinstance(actor, Rerouted) else (0, -1)
-        moving, table, frames = actor.moving(), draft.table, len(actor.yaw_rad)
+        moving, frames = actor.moving(), len(actor.yaw_rad)
         here, size = moving.xy_m, moving.size_wlh_m
-        for i, agent in enumerate(draft.scene.agents):
+        for i, agent in enumerate(scene.agents):
             if i == own:
                 continue
             reach = (np.hypot(*size[:2]) + np.hypot(*agent.size_wlh_m[:2])) / 2

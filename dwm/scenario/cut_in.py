@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwm.geometry import wrap_angle
-from dwm.scenario.events import VEHICLE_APPEARS_M, Newcomer, Rerouted, Stage, fast_enough
+from dwm.scenario.events import VEHICLE_APPEARS_M, Happening, Moment, Newcomer, Rerouted, Stage
 from dwm.scenario.paths import at_times, ramp, ramp_slope
 from dwm.scenario.reaction import FRONT_M, Line
 from dwm.scenario.sideways import ROAD_PER_METRE, next_lane_m
@@ -18,38 +18,34 @@ BESIDE_M, BESIDE_AHEAD_M, BESIDE_RAD = (1.8, 5.5), (4.0, 35.0), 0.4  # which car
 PULLING_OUT_MPS2 = 1.2  # mean acceleration of a car of the log that cuts in
 
 
-def cut_in(stage: Stage, params: dict[str, float]) -> tuple[Newcomer | Rerouted, Array | None]:
-    """A car beside the ego's line moves over in front of the ego from ``onset_s`` on, then goes on at ``speed_factor`` of the ego's.
+def cut_in(stage: Stage, moment: Moment, params: dict[str, float]) -> Happening:
+    """A car beside the ego's line moves over in front of the ego from the moment on, then goes on at ``speed_factor`` of the ego's.
 
     It is the car of the log on that side, driving or parked, whose gap is nearest to ``gap_m``; without any, a newcomer that keeps
     ``gap_m``.
     """
-    onset = params["onset_s"]
-    stage.need(onset + params["duration_s"] + 1.0)
-    driven, speed = stage.at(onset)
-    fast_enough(speed, onset)
-    after = max(params["speed_factor"] * speed, 1.0)
-    return _of_the_log(stage, driven, after, params) or _newcomer(stage, driven, after, params), None
+    after = max(params["speed_factor"] * moment.speed_mps, 1.0)
+    return _of_the_log(stage, moment, after, params) or _newcomer(stage, moment, after, params), None
 
 
-def _newcomer(stage: Stage, driven_m: float, after_mps: float, params: dict[str, float]) -> Newcomer:
-    onset, kind = params["onset_s"], KINDS["car"]
+def _newcomer(stage: Stage, moment: Moment, after_mps: float, params: dict[str, float]) -> Newcomer:
+    onset, kind = moment.time_s, KINDS["car"]
     pose = at_times(stage.track, np.array([onset]), np.array([onset]))[0]
     offset = next_lane_m(stage.scene.map, pose, float(np.sign(params["side"])), onset)
-    place = driven_m + FRONT_M + params["gap_m"] + kind.size_wlh_m[1] / 2
-    before = (place - FRONT_M - VEHICLE_APPEARS_M - kind.size_wlh_m[1] / 2) / onset
-    if before < 1.0:
-        nearest = place - onset - FRONT_M - kind.size_wlh_m[1] / 2
+    ahead = moment.driven_m + params["gap_m"] - VEHICLE_APPEARS_M  # how far it gets until then
+    if ahead < onset:
+        nearest = VEHICLE_APPEARS_M + ahead - onset
         raise Infeasible("too_near", f"the car would begin {nearest:.1f} m ahead, needs {VEHICLE_APPEARS_M:g} m")
     t, duration = stage.times_s - onset, params["duration_s"]
-    s, left, turned = _moving_over(t, (before, after_mps), duration, duration, place, offset)
+    place = VEHICLE_APPEARS_M + ahead + FRONT_M + kind.size_wlh_m[1] / 2
+    s, left, turned = _moving_over(t, (ahead / onset, after_mps), duration, duration, place, offset)
     return stage.newcomer("cut_in", kind, Line(stage.track.ego_to_global), s, left, turned)
 
 
-def _of_the_log(stage: Stage, driven_m: float, after_mps: float, params: dict[str, float]) -> Rerouted | None:
+def _of_the_log(stage: Stage, moment: Moment, after_mps: float, params: dict[str, float]) -> Rerouted | None:
     """The log's car that is to cut in, on its new path; None where no car is beside the line ahead."""
-    line, first = Line(stage.track.ego_to_global), int(np.searchsorted(stage.times_s, params["onset_s"]))
-    found = _beside(stage, line, first, driven_m, params)
+    line, first = Line(stage.track.ego_to_global), int(np.searchsorted(stage.times_s, moment.time_s))
+    found = _beside(stage, line, first, moment.driven_m, params)
     if found is None:
         return None
     agent, from_m, aside_m = found

@@ -30,6 +30,7 @@ VEHICLE_APPEARS_M, SMALL_APPEARS_M = 45.0, 25.0  # nearest distance of a newcome
 SLOWEST_EGO_MPS = 3.0
 EVASION_CLEARANCE_M = 0.5
 EVASION_MPS2 = 2.5
+_MOMENT_S = 0.5  # between the moments at which an event is tried
 _KERB_SEARCH_M, _KERB_UNKNOWN_M = 12.0, 5.0
 
 
@@ -71,6 +72,15 @@ class Rerouted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """When something reaches the ego: where the ego would then be on its line, and how fast."""
+
+    time_s: float  # from the clip's start
+    driven_m: float
+    speed_mps: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
     """Where an event is set: the ego's commanded track, the clip's frames before the end of the log, who is there, the map."""
 
@@ -88,70 +98,82 @@ class Stage:
         token = hashlib.sha256(f"{self.name}/{event}".encode()).hexdigest()[:32]
         return Newcomer(token=token, kind=kind, centers_m=points, yaw_rad=yaw if yaw_rad is None else yaw + yaw_rad)
 
-    def at(self, time_s: float) -> tuple[float, float]:
-        """How far the ego has driven and how fast it is at a time."""
-        own = seconds(self.track)
-        driven = float(np.interp(time_s, own, arc_length(self.track.ego_to_global)))
-        return driven, float(np.interp(time_s, own, speed_along(self.track)))
+    def moments(self, earliest_s: float, lasts_s: float, appears_m: float) -> list[Moment]:
+        """Every half second from ``earliest_s`` on when an event may reach the ego.
 
-    def need(self, until_s: float) -> None:
-        """Raises Infeasible when the log ends before an event is over."""
-        if len(self.times_s) == 0 or until_s > self.times_s[-1]:
-            end = float(self.times_s[-1]) if len(self.times_s) else 0.0
-            raise Infeasible("after_log", f"the event is over at {until_s:.1f} s of the clip, the log ends at {end:.1f} s")
+        By then the ego has driven ``appears_m``, it drives fast enough, and the log goes on for ``lasts_s``. Raises Infeasible
+        without any.
+        """
+        end = (float(self.times_s[-1]) if len(self.times_s) else 0.0) - lasts_s
+        if earliest_s > end:
+            over = f"over at {earliest_s + lasts_s:.1f} s of the clip, the log ends at {end + lasts_s:.1f} s"
+            raise Infeasible("after_log", f"the event is {over}")
+        own, times = seconds(self.track), np.arange(earliest_s, end + 1e-9, _MOMENT_S)
+        driven = np.interp(times, own, arc_length(self.track.ego_to_global))
+        speeds = np.interp(times, own, speed_along(self.track))
+        far = driven >= appears_m
+        if not far.any():
+            place = f"where the ego is at {times[-1]:.1f} s is {driven[-1]:.1f} m ahead when the clip begins"
+            raise Infeasible("too_near", f"{place}, needs {appears_m:g} m")
+        fine = far & (speeds >= SLOWEST_EGO_MPS)
+        if not fine.any():
+            slow = f"at most {speeds[far].max():.1f} m/s from {times[far][0]:.1f} s on, needs {SLOWEST_EGO_MPS:g} m/s"
+            raise Infeasible("ego_too_slow", f"the ego drives {slow} for anything to get in its way")
+        return [
+            Moment(time_s=t, driven_m=s, speed_mps=v) for t, s, v in np.stack([times, driven, speeds], axis=1)[fine].tolist()
+        ]
 
 
 # Who gets in the way, and the ego's line where it evades sideways (poses [N, 4, 4] of the track), else None.
-Script = Callable[[Stage, dict[str, float]], tuple[Newcomer | Rerouted, Array | None]]
+Happening = tuple[Newcomer | Rerouted, Array | None]
 
 
-def stopped_vehicle(stage: Stage, params: dict[str, float]) -> tuple[Newcomer, Array | None]:
-    """A car stands on the ego's line where the ego would be after ``reach_s``; ``hold_s`` later it drives off."""
-    reach = params["reach_s"]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that may happen at a moment; where there is no room for it then, at a later one."""
+
+    script: Callable[[Stage, Moment, dict[str, float]], Happening]
+    earliest: str  # the parameter that says when at the earliest [s]
+    lasts_s: Callable[[dict[str, float]], float] = lambda params: 1.0
+    appears_m: float = 0.0  # how far ahead at least the place is when the clip begins
+
+
+def stopped_vehicle(stage: Stage, moment: Moment, params: dict[str, float]) -> Happening:
+    """A car stands on the ego's line where the ego would be at the moment; ``hold_s`` later it drives off."""
     kind = KINDS["car"]
-    stage.need(reach + 1.0)
-    driven, speed = stage.at(reach)
-    _far_enough(driven, VEHICLE_APPEARS_M)
-    fast_enough(speed, reach)
-    away = np.maximum(stage.times_s - reach - params["hold_s"], 0.0)
-    target = max(speed, 5.0)
+    away = np.maximum(stage.times_s - moment.time_s - params["hold_s"], 0.0)
+    target = max(moment.speed_mps, 5.0)
     gaining = np.minimum(away, target / 1.5)
-    s = driven + FRONT_M + kind.size_wlh_m[1] / 2 + 0.75 * gaining**2 + target * (away - gaining)
+    s = moment.driven_m + FRONT_M + kind.size_wlh_m[1] / 2 + 0.75 * gaining**2 + target * (away - gaining)
     return stage.newcomer("stopped_vehicle", kind, Line(stage.track.ego_to_global), s, np.zeros_like(s)), None
 
 
-def crossing_pedestrian(stage: Stage, params: dict[str, float]) -> tuple[Newcomer, Array | None]:
+def crossing_pedestrian(stage: Stage, moment: Moment, params: dict[str, float]) -> Happening:
     """A pedestrian walks across at ``speed_mps``, entering the ego's corridor ``ttc_s`` before the ego would be there."""
-    reach, side = params["reach_s"], float(np.sign(params["side"]))
-    stage.need(reach + 1.0)
-    driven, speed = stage.at(reach)
-    _far_enough(driven, SMALL_APPEARS_M)
-    fast_enough(speed, reach)
-    line, place = Line(stage.track.ego_to_global), driven + FRONT_M + 0.5
+    side = float(np.sign(params["side"]))
+    line, place = Line(stage.track.ego_to_global), moment.driven_m + FRONT_M + 0.5
     near, far = (_kerb_m(stage.scene.map, line, place, way) for way in (side, -side))
     corridor = EGO_SIZE_WLH_M[0] / 2 + 0.5
-    enters = reach - params["ttc_s"]
+    enters = moment.time_s - params["ttc_s"]
     walked = params["speed_mps"] * (stage.times_s - enters) + near - corridor
     left = side * (near - np.clip(walked, 0.0, near + far))
     turned = np.full_like(left, -side * np.pi / 2)
     return stage.newcomer("crossing_pedestrian", KINDS["pedestrian"], line, np.full_like(left, place), left, turned), None
 
 
-def debris(stage: Stage, params: dict[str, float]) -> tuple[Newcomer, Array | None]:
-    """Something lies ``left_m`` beside the middle of the ego's line where the ego is after ``reach_s``; the ego drives round it.
+def debris(stage: Stage, moment: Moment, params: dict[str, float]) -> Happening:
+    """Something lies ``left_m`` beside the middle of the ego's line where the ego is at the moment; the ego drives round it.
 
     nuScenes' debris has no detection class, so what lies there is a traffic cone.
     """
-    kind, reach = KINDS["traffic_cone"], params["reach_s"]
-    stage.need(reach + 1.0)
-    driven, speed = stage.at(reach)
-    _far_enough(driven, SMALL_APPEARS_M)
-    place, left = driven + FRONT_M, params["left_m"]
+    kind, place, left = KINDS["traffic_cone"], moment.driven_m + FRONT_M, params["left_m"]
     newcomer = stage.newcomer(
         "debris", kind, Line(stage.track.ego_to_global), np.full(len(stage.times_s), place), np.full(len(stage.times_s), left)
     )
     aside = (EGO_SIZE_WLH_M[0] + kind.size_wlh_m[0]) / 2 + EVASION_CLEARANCE_M
-    ways = [_round(stage.track, place - FRONT_M, shift, speed) for shift in sorted((left - aside, left + aside), key=abs)]
+    ways = [
+        _round(stage.track, moment.driven_m, shift, moment.speed_mps) for shift in sorted((left - aside, left + aside), key=abs)
+    ]
     # The shorter way, unless only the other one stays on the road.
     off = [np.nan_to_num(stage.road.of_ego(way)).max() for way in ways]
     return newcomer, ways[1] if off[1] == 0 < off[0] else ways[0]
@@ -168,17 +190,6 @@ def _round(track: EgoTrack, place_m: float, shift_m: float, speed_mps: float) ->
     out, home = (arc - begin) / length, (arc - back) / length
     shift = shift_m * (ramp(out) - ramp(home))
     return shifted(track.ego_to_global, shift, shift_m * (ramp_slope(out) - ramp_slope(home)) / length)
-
-
-def fast_enough(speed_mps: float, time_s: float) -> None:
-    if speed_mps < SLOWEST_EGO_MPS:
-        detail = f"the ego drives {speed_mps:.1f} m/s at {time_s:.1f} s, needs {SLOWEST_EGO_MPS:g} m/s for anything to get in its way"
-        raise Infeasible("ego_too_slow", detail)
-
-
-def _far_enough(distance_m: float, needed_m: float) -> None:
-    if distance_m < needed_m:
-        raise Infeasible("too_near", f"{distance_m:.1f} m ahead when the clip begins, needs {needed_m:g} m")
 
 
 def _kerb_m(scene_map: SceneMap, line: Line, place_m: float, side: float) -> float:

@@ -28,13 +28,13 @@ Ranges = Mapping[str, tuple[float, float]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """One kind of change. Of the two functions an ego move has ``move``, an event ``script``, a condition neither."""
+    """One kind of change. An ego move has a ``move``, an event an ``event``, a condition neither."""
 
     parameters: tuple[str, ...]
     sample: Callable[[float, np.random.Generator], dict[str, float]]  # (severity in [0, 1], generator)
     # (baseline, times [T] in s from its start, parameters, map) -> poses [T, 4, 4]
     move: Callable[[EgoTrack, Array, dict[str, float], SceneMap | None], Array] | None = None
-    script: events.Script | None = None
+    event: events.Event | None = None
     yields: bool = False  # on its new line the ego slows down for the log's traffic
     # How much baseline, in multiples of the clip, the changed path may use up.
     horizon: Callable[[dict[str, float]], float] = field(default=lambda params: 1.0)
@@ -73,19 +73,21 @@ FAMILIES: dict[str, Family] = {
             hold_s=anywhere(1.0, 4.0), roll_s=anywhere(3.0, 6.0)),
     ),
     "cut_in": Family(
-        script=cut_in,
+        event=events.Event(script=cut_in, earliest="onset_s", lasts_s=lambda params: params["duration_s"] + 1.0),
         **drawn(side=EITHER_SIDE, onset_s=anywhere(2.0, 10.0), duration_s=severe(4.0, 2.5), gap_m=severe(20.0, 7.0),
             speed_factor=severe(1.0, 0.6)),
     ),
     "stopped_vehicle": Family(
-        script=events.stopped_vehicle, **drawn(reach_s=severe(12.0, 7.0), hold_s=anywhere(3.0, 8.0))
+        event=events.Event(script=events.stopped_vehicle, earliest="reach_s", appears_m=events.VEHICLE_APPEARS_M),
+        **drawn(reach_s=anywhere(4.0, 10.0), hold_s=severe(2.0, 10.0)),
     ),
     "crossing_pedestrian": Family(
-        script=events.crossing_pedestrian,
+        event=events.Event(script=events.crossing_pedestrian, earliest="reach_s", appears_m=events.SMALL_APPEARS_M),
         **drawn(side=EITHER_SIDE, reach_s=anywhere(5.0, 10.0), ttc_s=severe(4.0, 2.2), speed_mps=anywhere(1.0, 2.0)),
     ),
     "debris": Family(
-        script=events.debris, **drawn(left_m=severe(0.8, 0.1, either_sign=True), reach_s=anywhere(4.0, 10.0))
+        event=events.Event(script=events.debris, earliest="reach_s", appears_m=events.SMALL_APPEARS_M),
+        **drawn(left_m=severe(0.8, 0.1, either_sign=True), reach_s=anywhere(4.0, 10.0)),
     ),
 }  # fmt: skip
 FAMILIES |= {name: Family(parameters=kind.parameters, sample=kind.sample) for name, kind in CONDITIONS.items()}

@@ -64,17 +64,25 @@ def draw_mix(mix: MixConfig, corpus: Corpus, seed: int) -> Mix:
 
     Raises InputError when the stretches do not suffice for so many clips.
     """
-    windows = [window for window, fine in zip(corpus.windows, corpus.startable, strict=True) if fine]
+    windows, base = base_measure(mix, corpus)
     _check_room(mix, len(windows), len(corpus.windows))
-    bits = [r.total_bits for r, fine in zip(corpus.rarities(), corpus.startable, strict=True) if fine]
-    rng = _generator(seed)
+    rng = mix_generator(seed)
     per_family = quotas(np.array([family.weight for family in mix.families]), mix.clips)
-    groups, problem = _problem(mix, windows, np.array(bits), per_family)
+    groups, problem = _problem(mix, windows, base, per_family)
     expected = solve(problem)
     slots = _slots(problem, expected, windows, rng)
     clips = _clips(mix, windows, slots, groups, per_family, rng)
     reach = {tag: _reach(tag, mix, windows, per_family) for tag in mix.shares}
     return Mix(clips=clips, reach=reach, notes=tuple(_notes(mix, clips, reach, len(windows))))
+
+
+def base_measure(mix: MixConfig, corpus: Corpus) -> tuple[list[TaggedWindow], NDArray[np.float64]]:
+    """The stretches that clips may start from, and how likely each is [W] > 0 where the shares leave a choice."""
+    startable = [
+        pair for pair, fine in zip(zip(corpus.windows, corpus.rarities(), strict=True), corpus.startable, strict=True) if fine
+    ]
+    bits = np.array([rarity.total_bits for _, rarity in startable], np.float64)
+    return [window for window, _ in startable], np.maximum(bits, 1e-3) ** mix.temperature
 
 
 def shares_of(tagged: Sequence[frozenset[str]], tags: Sequence[str]) -> dict[str, float]:
@@ -92,12 +100,14 @@ def _check_room(mix: MixConfig, startable: int, windows: int) -> None:
         raise InputError("scenario.mix", problem, "lower clips or stride_s, raise max_repeats, or give more scenes")
 
 
-def _generator(seed: int) -> np.random.Generator:
-    return np.random.default_rng(int.from_bytes(hashlib.sha256(canonical_json(["mix", seed])).digest()[:8], "little"))
+def mix_generator(seed: int, *purpose: str) -> np.random.Generator:
+    """Random numbers for the draw of a mix, or for something else about it."""
+    key = canonical_json(["mix", seed, *purpose])
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(key).digest()[:8], "little"))
 
 
 def _problem(
-    mix: MixConfig, windows: Sequence[TaggedWindow], bits: NDArray[np.float64], per_family: NDArray[np.int64]
+    mix: MixConfig, windows: Sequence[TaggedWindow], base: NDArray[np.float64], per_family: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], MixProblem]:
     """The group [F] of each family (families that change the same targeted tags are one) and the problem to solve."""
     tags = list(mix.shares)
@@ -109,7 +119,7 @@ def _problem(
     own = np.array([[tag in window.tags for tag in tags] for window in windows], np.float64).reshape(len(windows), 1, len(tags))
     change = np.array(kinds, np.float64).reshape(1, len(kinds), len(tags))
     problem = MixProblem(
-        base=np.maximum(bits, 1e-3) ** mix.temperature, features=np.where(change == 0, own, change > 0).astype(np.float64),
+        base=base, features=np.where(change == 0, own, change > 0).astype(np.float64),
         targets=np.array([mix.shares[tag] for tag in tags], np.float64),
         quotas=np.bincount(groups, per_family, minlength=len(kinds)).astype(np.int64), max_repeats=mix.max_repeats,
     )  # fmt: skip

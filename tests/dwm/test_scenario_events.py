@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -146,7 +148,7 @@ def test_a_car_of_the_log_beside_the_ego_cuts_in_and_stays_itself():
     speed = np.diff(car[:, 0]) * FPS
     assert speed[-1] == pytest.approx(8.0, abs=0.1) and np.abs(np.diff(speed)).max() * FPS < 1.875 * 1.2 + 0.3
     assert (sources[48:] == LabelSource.TRANSFORMED).all()
-    assert "near leaves its logged path: cut_in" in found.notes
+    assert "cut_in at 4.0 s: near leaves its logged path" in found.notes
     gap = car[:, 0] - 2.3 - FRONT_M - found.ego_to_global[:, 0, 3]
     assert gap.min() > 2.0 and found.ego_to_global[-1, 0, 3] < found.baseline_ego_to_global[-1, 0, 3] - 1.0
 
@@ -194,17 +196,17 @@ def test_a_car_does_not_cut_in_before_the_egos_leader():
     cars = (make_agent("far", far, key_times(21)), make_agent("leader", leader, key_times(21)))
     params = dict(side=1.0, onset_s=4.0, duration_s=3.0, gap_m=12.0, speed_factor=0.8)
     alone = build("cut_in", scene=make_scene(agents=cars[:1]), **params)
-    assert isinstance(alone, Scenario) and "far leaves its logged path: cut_in" in alone.notes
+    assert isinstance(alone, Scenario) and "cut_in at 4.0 s: far leaves its logged path" in alone.notes
     behind = build("cut_in", scene=make_scene(agents=cars), **params)
     assert isinstance(behind, Rejection) or not any("leaves its logged path" in note for note in behind.notes)
 
 
 def test_a_car_of_the_log_does_not_drive_through_another_one():
     cars = (
-        make_agent("near", lambda t: (16.0 + 10 * t, 3.3, 0.0), key_times(21)),
-        make_agent("leader", lambda t: (22.0 + 7 * t, 0.0, 0.0), key_times(21)),
+        make_agent("near", lambda t: (12.0 + 10 * t, 3.3, 0.0), key_times(21)),
+        make_agent("leader", lambda t: (47.0 + 5 * t, 0.0, 0.0), key_times(21)),
     )
-    found = build("cut_in", scene=make_scene(agents=cars), side=1.0, onset_s=4.0, duration_s=3.0, gap_m=12.0, speed_factor=1.0)
+    found = build("cut_in", scene=make_scene(agents=cars), side=1.0, onset_s=5.7, duration_s=3.0, gap_m=12.0, speed_factor=1.0)
     assert isinstance(found, Rejection) and found.reason == "event_blocked" and "leader" in found.detail
 
 
@@ -225,16 +227,16 @@ def test_the_way_round_stays_on_the_road():
 
 
 @pytest.mark.parametrize(
-    ("name", "params", "reason"),
+    ("name", "speed_mps", "params", "reason"),
     [
-        ("stopped_vehicle", dict(reach_s=2.0, hold_s=3.0), "too_near"),
-        ("stopped_vehicle", dict(reach_s=9.8, hold_s=3.0), "after_log"),
-        ("cut_in", dict(side=-1.0, onset_s=6.0, duration_s=2.5, gap_m=12.0, speed_factor=0.8), "no_lane"),
-        ("cut_in", dict(side=1.0, onset_s=3.0, duration_s=3.0, gap_m=12.0, speed_factor=0.8), "too_near"),
+        ("stopped_vehicle", 4.0, dict(reach_s=2.0, hold_s=3.0), "too_near"),
+        ("stopped_vehicle", 10.0, dict(reach_s=9.8, hold_s=3.0), "after_log"),
+        ("cut_in", 10.0, dict(side=-1.0, onset_s=6.0, duration_s=2.5, gap_m=12.0, speed_factor=0.8), "no_lane"),
+        ("cut_in", 4.0, dict(side=1.0, onset_s=3.0, duration_s=3.0, gap_m=12.0, speed_factor=0.8), "too_near"),
     ],
 )
-def test_events_without_room_are_rejected_with_the_reason(name, params, reason):
-    found = build(name, **params)
+def test_events_without_room_are_rejected_with_the_reason(name, speed_mps, params, reason):
+    found = build(name, scene=make_scene(agents=(), ego_speed_mps=speed_mps), **params)
     assert isinstance(found, Rejection) and found.reason == reason and any(c.isdigit() for c in found.detail)
 
 
@@ -247,9 +249,33 @@ def test_a_standing_ego_and_a_taken_place_are_reasons():
         hold_s=1.0,
     )
     assert isinstance(slow, Rejection) and slow.reason == "ego_too_slow"
-    there = make_agent("there", lambda t: (60.0 + FRONT_M + 2.3, 0.5, 0.0), key_times(21))
-    taken = build("stopped_vehicle", scene=make_scene(agents=(there,)), reach_s=6.0, hold_s=3.0)
+    there = make_agent("there", lambda t: (87.0 + FRONT_M + 2.3, 0.5, 0.0), key_times(21))
+    taken = build("stopped_vehicle", scene=make_scene(agents=(there,)), reach_s=8.7, hold_s=3.0)
     assert isinstance(taken, Rejection) and taken.reason == "event_blocked" and "there" in taken.detail
+
+
+def test_an_event_waits_until_its_place_is_far_enough_ahead_and_free():
+    found = build("stopped_vehicle", reach_s=2.0, hold_s=100.0)  # 45 m are driven after 4.5 s
+    assert isinstance(found, Scenario) and "stopped_vehicle at 4.5 s: somebody new" in found.notes
+    assert found.agents.centers_m[newcomer(found), 0, 0] == pytest.approx(45.0 + FRONT_M + 2.3)
+    there = make_agent("there", lambda t: (60.0 + FRONT_M + 2.3, 2.4, np.pi), key_times(21))  # 0.45 m aside
+    crosses = make_agent("crosses", lambda t: (60.0 + FRONT_M + 2.3, 20.0 - 4 * t, -np.pi / 2), key_times(21))  # there at 5 s
+    for other, time_s in ((there, 6.0), (crosses, 6.5)):
+        found = build("stopped_vehicle", scene=make_scene(agents=(other,)), reach_s=6.0, hold_s=100.0)
+        assert isinstance(found, Scenario) and f"stopped_vehicle at {time_s} s: somebody new" in found.notes
+
+
+def test_an_event_waits_until_the_ego_drives():
+    keys = key_times(41)
+    stands = make_scene(agents=(), key_frames=41, ego_speed_mps=0.0)
+    along = 6.0 * np.maximum((keys - keys[0]) * 1e-6 - 8.0, 0.0)  # drives off after 8 s
+    moves = dataclasses.replace(
+        stands, ego=EgoTrack(timestamps_us=keys, ego_to_global=transform_from_xy_yaw(along, 0 * along, 0 * along))
+    )
+    found = build("debris", scene=moves, clip_s=20.0, left_m=0.3, reach_s=4.0)
+    assert isinstance(found, Scenario)
+    place = found.agents.centers_m[newcomer(found), 0, 0] - FRONT_M
+    assert 25.0 <= place < 25.0 + 0.5 * 6.0
 
 
 def test_logged_traffic_brakes_for_a_newcomer():

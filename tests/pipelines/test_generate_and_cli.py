@@ -23,7 +23,9 @@ from tests.pipelines.pipeline_factories import ClipWorker, sample_shift, tiny_co
 def own_perturbations(monkeypatch):
     """Plans that do not depend on the catalogue of perturbations."""
     monkeypatch.setattr(
-        generating, "make_plan", lambda config, scenes, weights: make_plan(config, scenes, weights, sample_shift)
+        generating,
+        "make_plan",
+        lambda config, scenes, weights, **more: make_plan(config, scenes, weights, sample_shift, **more),
     )
 
 

@@ -14,7 +14,7 @@ from pipelines.config import FamilyConfig, MixConfig, PerturbationConfig, RunCon
 from pipelines.long_tail.corpus import Corpus
 from pipelines.long_tail.families import parameters_of, tags_cleared, tags_set
 from pipelines.long_tail.mix import clip_tags, draw_mix, shares_of
-from pipelines.plan import SceneRef, make_plan, mixed_shards
+from pipelines.plan import SceneRef, make_plan, mixed_shard
 
 WEIGHTS = {"codec": "0" * 64, "world_model": "1" * 64}
 BRAKE = FamilyConfig(name="hard_brake", severity=[0.4, 0.6], ranges={"decel_mps2": [3.0, 5.0]})
@@ -117,23 +117,21 @@ def _config(**mix) -> RunConfig:
 def test_shards_of_a_mix_start_where_their_stretch_does_and_draw_within_their_ranges():
     config = _config(clips=30, families=[BRAKE, FamilyConfig()])
     late = corpus([dataclasses.replace(w, start_s=2.5, end_s=7.5) for w in town().windows])
-    scenes = [SceneRef(name=w.scene_name, token=w.scene_token) for w in late.windows]
     clips = draw_mix(config.scenario.mix, late, config.seed).clips
-    shards = mixed_shards(config, scenes, clips, WEIGHTS)
+    shards = [mixed_shard(config, SceneRef(name=c.window.scene_name, token=c.window.scene_token), c, WEIGHTS) for c in clips]
     assert len(shards) == len({shard.shard_id for shard in shards}) == 30
     assert {shard.start_s for shard in shards} == {2.5} and {shard.duration_s for shard in shards} == {5.0}
     brakes = [s.perturbation for s in shards if s.perturbation.name == "hard_brake"]
     assert len(brakes) == 15 and len({p.params["decel_mps2"] for p in brakes}) == 15
     assert all(3.0 <= p.params["decel_mps2"] <= 5.0 and 0.4 <= p.severity <= 0.6 for p in brakes)
     assert {s.seed for s in shards if s.perturbation.name == "hard_brake"} == {3}
-    assert mixed_shards(config, scenes[::-1], clips, WEIGHTS) == shards
 
 
 def test_two_clips_of_one_stretch_and_family_differ_by_their_seed():
     config = _config(clips=4, max_repeats=4)
     one = corpus([window(0, "day", "clear")])
-    scene = [SceneRef(name="scene-0000", token=one.windows[0].scene_token)]
-    shards = mixed_shards(config, scene, draw_mix(config.scenario.mix, one, 3).clips, WEIGHTS)
+    scene = SceneRef(name="scene-0000", token=one.windows[0].scene_token)
+    shards = [mixed_shard(config, scene, clip, WEIGHTS) for clip in draw_mix(config.scenario.mix, one, 3).clips]
     assert sorted(shard.seed for shard in shards) == [3, 4, 5, 6]
     assert len({shard.shard_id for shard in shards}) == 4
 
