@@ -17,7 +17,18 @@ from pipelines.executors import get_executor
 from pipelines.executors.base import RunSummary
 from pipelines.layout import RunLayout
 from pipelines.ledger import Ledger
-from pipelines.plan import SceneRef, Settle, Shard, in_order, make_plan, mixed_shard, open_run, untried, weights_sha256
+from pipelines.plan import (
+    SceneRef,
+    Settle,
+    Shard,
+    in_order,
+    make_plan,
+    mixed_shard,
+    open_run,
+    stored_plan,
+    untried,
+    weights_sha256,
+)
 from pipelines.progress import RunProgress
 from pipelines.publish import DatasetMetrics, publish
 from pipelines.scene_list import list_scene_refs
@@ -60,7 +71,7 @@ def plan_run(config: RunConfig) -> RunPlan:
     check_config(config)
     scenes = list_scene_refs(config.scenes)
     weights = weights_sha256(config)
-    settle = _settle(config)
+    settle = _settle(config, weights)
     listed = make_plan(config, scenes, weights, settle=settle)
     if config.scenario.mix is None:
         return RunPlan(shards=listed, weights=weights, scenes=scenes)
@@ -77,12 +88,13 @@ def plan_run(config: RunConfig) -> RunPlan:
     return RunPlan(shards=in_order([*listed, *mixed]), weights=weights, scenes=scenes, corpus=corpus, mix=mix)
 
 
-def _settle(config: RunConfig) -> Settle:
+def _settle(config: RunConfig, weights: dict[str, str]) -> Settle:
     if config.scenario.draws == 0:
         return untried
-    from pipelines.trial import Trial
+    from pipelines.trial import Trial, as_planned
 
-    return Trial(config).settle
+    stored = stored_plan(RunLayout(Path(config.out).absolute()), config, weights)
+    return Trial(config).settle if stored is None else as_planned(stored)
 
 
 def generate(

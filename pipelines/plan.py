@@ -137,16 +137,24 @@ def weights_sha256(config: RunConfig) -> dict[str, str]:
     return found
 
 
+def stored_plan(layout: RunLayout, config: RunConfig, weights_sha: dict[str, str]) -> list[Shard] | None:
+    """The plan in a run folder, if it was made from the same configuration, weights and generator; None otherwise."""
+    if not (layout.run_json.is_file() and layout.plan_json.is_file()):
+        return None
+    stored = read_json(layout.run_json)
+    same = isinstance(stored, dict) and not _difference(stored, _identity(config, weights_sha))
+    return read_plan(layout) if same else None
+
+
 def open_run(layout: RunLayout, config: RunConfig, shards: Sequence[Shard], weights_sha: dict[str, str]) -> dict[str, Any]:
     """Creates ``run.json`` and ``plan.json`` in the run folder, or resumes the same run; returns the run's record.
 
     Raises InputError when the folder holds another configuration, other weights or other scenes.
     """
     commit, dirty = git_state()
-    record = {
-        "run_id": uuid.uuid4().hex, "started_us": time.time_ns() // 1000, "config_sha256": config_sha256(config),
-        "config_yaml": to_yaml(config), "weights_sha256": weights_sha, "generator_version": GENERATOR_VERSION,
-        "schema_version": SCHEMA_VERSION, "git_commit": commit, "dirty": dirty, "packages": package_versions(),
+    record = _identity(config, weights_sha) | {
+        "run_id": uuid.uuid4().hex, "started_us": time.time_ns() // 1000, "config_yaml": to_yaml(config),
+        "git_commit": commit, "dirty": dirty, "packages": package_versions(),
         "seed_policy": "shard seed = run seed + scenario seed; noise is drawn from the shard id",
     }  # fmt: skip
     with naming_full_disk(layout.root):
@@ -165,6 +173,14 @@ def open_run(layout: RunLayout, config: RunConfig, shards: Sequence[Shard], weig
         problem = "the stored plan lists other shards: scenes changed since it was made"
         raise InputError(layout.plan_json, problem, "choose another out folder")
     return stored
+
+
+def _identity(config: RunConfig, weights_sha: dict[str, str]) -> dict[str, Any]:
+    """What a run folder must agree in to be resumed."""
+    return {
+        "config_sha256": config_sha256(config), "weights_sha256": weights_sha, "generator_version": GENERATOR_VERSION,
+        "schema_version": SCHEMA_VERSION,
+    }  # fmt: skip
 
 
 def _refuse_strangers(layout: RunLayout) -> None:

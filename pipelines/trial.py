@@ -1,7 +1,11 @@
-"""Tries, before a run, whether what is planned makes a scenario, and draws again what is left open where it does not."""
+"""Tries, before a run, whether what is planned makes a scenario, and draws again what is left open where it does not.
+
+A run that resumes need not try again: its stored plan says what was chosen.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,7 +15,7 @@ from dwm.scenario.types import Perturbation, Rejection
 from dwm.scenes.nuscenes import read_scene
 from dwm.scenes.types import Scene
 from pipelines.config import RunConfig
-from pipelines.plan import Draw, SceneRef
+from pipelines.plan import Draw, SceneRef, Settle, Shard
 
 _SCENES_HELD, _CLIPS_HELD = 4, 8
 
@@ -47,3 +51,19 @@ class Trial:
     def _open(self, name: str, start_s: float, seed: int) -> ScenarioBuilder:
         scenario = self._config.scenario
         return ScenarioBuilder(self._scene(name), seed, duration_s=scenario.duration_s, fps=scenario.fps, start_s=start_s)
+
+
+def as_planned(shards: Sequence[Shard]) -> Settle:
+    """Chooses what a stored plan chose; what it does not hold was found infeasible when it was made."""
+
+    def key(scene_token: str, start_s: float, seed: int, drawn: Perturbation) -> tuple[str, float, int, str, float]:
+        return scene_token, start_s, seed, drawn.name, drawn.severity
+
+    chosen = {key(s.scene_token, s.start_s, s.seed, s.perturbation): s for s in shards}
+
+    def settle(scene: SceneRef, start_s: float, seed: int, draw: Draw) -> tuple[Perturbation, str]:
+        first = draw(0)
+        shard = chosen.get(key(scene.token, start_s, seed, first))
+        return (first, "not in the stored plan") if shard is None else (shard.perturbation, shard.infeasible)
+
+    return settle

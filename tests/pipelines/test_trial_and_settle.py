@@ -12,10 +12,12 @@ import pytest
 from dwm.scenario.types import Perturbation
 from pipelines import cli, trial
 from pipelines.config import FamilyConfig, MixConfig, PerturbationConfig, RunConfig, ScenarioConfig
+from pipelines.generate import plan_run
+from pipelines.layout import RunLayout
 from pipelines.long_tail.mix import draw_mix
 from pipelines.long_tail.settle import settled
-from pipelines.plan import SceneRef, make_plan, mixed_shard
-from pipelines.trial import Trial
+from pipelines.plan import SceneRef, make_plan, mixed_shard, open_run
+from pipelines.trial import Trial, as_planned
 from tests.factories import make_scene
 from tests.pipelines.test_mix import WEIGHTS, corpus, planned, town, window
 from tests.pipelines.tiny_models import tiny_run, write_models, write_yaml
@@ -107,6 +109,21 @@ def test_what_is_infeasible_moves_to_a_stretch_that_serves_the_shares_as_well():
     assert settle_in(mix, town(), works) == (found, shards)
 
 
+def test_a_stored_plan_is_made_again_without_trying():
+    mix = MixConfig(clips=20, families=EVENTS, shares={"night": 0.2}, max_repeats=2)
+    found, shards = settle_in(mix, town(), lambda stretch: int(stretch.scene_token) in (3, 11))
+    assert any(shard.infeasible for shard in shards) and found.clips != draw_mix(mix, town(), 0).clips
+    config = RunConfig(scenario=ScenarioConfig(duration_s=5.0, mix=mix))
+
+    def make(clip, fingerprint=""):
+        scene = SceneRef(name=clip.window.scene_name, token=clip.window.scene_token, fingerprint=fingerprint)
+        return mixed_shard(config, scene, clip, WEIGHTS, settle=as_planned(shards))
+
+    assert settled(mix, town(), draw_mix(mix, town(), 0), 0, make) == (found, shards)
+    _, changed = settled(mix, town(), draw_mix(mix, town(), 0), 0, lambda clip: make(clip, "another row"))
+    assert not {shard.shard_id for shard in changed} & {shard.shard_id for shard in shards}
+
+
 def test_what_is_feasible_stays_where_it_was_drawn():
     mix = MixConfig(clips=20, families=EVENTS, shares={"night": 0.2})
     assert settle_in(mix, town(), lambda stretch: True)[0] == draw_mix(mix, town(), 0)
@@ -127,6 +144,19 @@ def test_clips_that_move_to_the_same_stretch_differ_by_their_seed_even_when_othe
     found, shards = settle_in(mix, two, lambda stretch: stretch.scene_token == f"{1:032d}")
     assert len({shard.shard_id for shard in shards}) == 6
     assert {clip.window.scene_token for clip in found.clips} == {f"{1:032d}"}
+
+
+def test_a_run_that_resumes_does_not_try_again(pg_dataroot: Path, tmp_path: Path, monkeypatch):
+    config = tiny_run(pg_dataroot, write_models(tmp_path), tmp_path / "run", duration_s=0.5, perturbations=[], scored=False)
+    listed = [PerturbationConfig(name="debris"), PerturbationConfig(name="lateral_offset")]
+    config = dataclasses.replace(config, scenario=dataclasses.replace(config.scenario, perturbations=listed, draws=2))
+    plan = plan_run(config)
+    assert sorted(bool(shard.infeasible) for shard in plan.shards) == [True, True]
+    open_run(RunLayout(tmp_path / "run"), config, plan.shards, plan.weights)
+    monkeypatch.setattr(trial, "ScenarioBuilder", None)  # building would fail
+    assert plan_run(config).shards == plan.shards
+    with pytest.raises(TypeError):
+        plan_run(dataclasses.replace(config, seed=1))  # another run: it has no plan yet
 
 
 def test_plan_tells_what_is_infeasible_before_anything_runs(pg_dataroot: Path, tmp_path: Path, capsys):
