@@ -54,10 +54,11 @@ class Things:
         met = np.full_like(place, np.nan)
         shaped = self.solid_KXYZ.any((1, 2, 3))[kind_P]
         met[~shaped] = place[~shaped]
-        ahead = shaped.nonzero()[0]
+        ahead, solid = shaped.nonzero()[0], self.solid_KXYZ.ravel()
         for n in range(_STEPS):
-            now = place[ahead] + n * step[ahead]
-            hit = self.solid_KXYZ[(kind_P[ahead], *_cells(now).T)]
+            now = place.take(ahead, axis=0) + n * step.take(ahead, axis=0)
+            x, y, z = _cells(now).T
+            hit = solid.take(((kind_P.take(ahead) * GRID[0] + x) * GRID[1] + y) * GRID[2] + z)
             met[ahead[hit]] = now[hit]
             ahead = ahead[~hit]
         return met

@@ -36,11 +36,13 @@ def bilinear(
     picture_HWC: NDArray[np.float32], column_P: NDArray[np.floating], row_P: NDArray[np.floating]
 ) -> NDArray[np.floating]:
     """Values [P, C] of a picture at positions whose whole numbers are pixel centres; beyond the edge, those of the edge."""
-    rows, columns, _ = picture_HWC.shape
+    rows, columns, channels = picture_HWC.shape
+    pixels = picture_HWC.reshape(-1, channels)
     row, column = row_P.clip(0, rows - 1).astype(np.float32), column_P.clip(0, columns - 1).astype(np.float32)
     top, left = row.astype(np.int32), column.astype(np.int32)
-    bottom, right = np.minimum(top + 1, rows - 1), np.minimum(left + 1, columns - 1)
+    right = np.minimum(left + 1, columns - 1)
+    first, second = top * columns, np.minimum(top + 1, rows - 1) * columns
     down, along = (row - top)[:, None], (column - left)[:, None]
-    above = picture_HWC[top, left] * (1 - along) + picture_HWC[top, right] * along
-    below = picture_HWC[bottom, left] * (1 - along) + picture_HWC[bottom, right] * along
+    above = pixels.take(first + left, axis=0) * (1 - along) + pixels.take(first + right, axis=0) * along
+    below = pixels.take(second + left, axis=0) * (1 - along) + pixels.take(second + right, axis=0) * along
     return above * (1 - down) + below * down
