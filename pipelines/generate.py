@@ -94,7 +94,7 @@ def _settle(config: RunConfig, weights: dict[str, str]) -> Settle:
     from pipelines.trial import Trial, as_planned
 
     stored = stored_plan(RunLayout(Path(config.out).absolute()), config, weights)
-    return Trial(config).settle if stored is None else as_planned(stored)
+    return Trial(config).settle if stored is None else as_planned(stored, config.scenario.draws)
 
 
 def generate(

@@ -6,6 +6,7 @@ A run that resumes need not try again: its stored plan says what was chosen.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from dwm.scenario.build import ScenarioBuilder
 from dwm.scenario.types import Perturbation, Rejection
 from dwm.scenes.nuscenes import read_scene
 from dwm.scenes.types import Scene
+from pipelines.atomic import canonical_json
 from pipelines.config import RunConfig
 from pipelines.plan import Draw, SceneRef, Settle, Shard
 
@@ -53,17 +55,17 @@ class Trial:
         return ScenarioBuilder(self._scene(name), seed, duration_s=scenario.duration_s, fps=scenario.fps, start_s=start_s)
 
 
-def as_planned(shards: Sequence[Shard]) -> Settle:
-    """Chooses what a stored plan chose; what it does not hold was found infeasible when it was made."""
+def as_planned(shards: Sequence[Shard], draws: int) -> Settle:
+    """Chooses the draw that a stored plan holds; what it does not hold was found infeasible when it was made."""
 
-    def key(scene_token: str, start_s: float, seed: int, drawn: Perturbation) -> tuple[str, float, int, str, float]:
-        return scene_token, start_s, seed, drawn.name, drawn.severity
+    def key(scene_token: str, start_s: float, seed: int, drawn: Perturbation) -> bytes:
+        return canonical_json([scene_token, float(start_s), seed, asdict(drawn)])
 
     chosen = {key(s.scene_token, s.start_s, s.seed, s.perturbation): s for s in shards}
 
     def settle(scene: SceneRef, start_s: float, seed: int, draw: Draw) -> tuple[Perturbation, str]:
-        first = draw(0)
-        shard = chosen.get(key(scene.token, start_s, seed, first))
-        return (first, "not in the stored plan") if shard is None else (shard.perturbation, shard.infeasible)
+        keys = (key(scene.token, start_s, seed, draw(number)) for number in range(draws))
+        shard = next((chosen[k] for k in keys if k in chosen), None)
+        return (draw(0), "not in the stored plan") if shard is None else (shard.perturbation, shard.infeasible)
 
     return settle

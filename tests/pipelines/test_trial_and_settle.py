@@ -117,7 +117,7 @@ def test_a_stored_plan_is_made_again_without_trying():
 
     def make(clip, fingerprint=""):
         scene = SceneRef(name=clip.window.scene_name, token=clip.window.scene_token, fingerprint=fingerprint)
-        return mixed_shard(config, scene, clip, WEIGHTS, settle=as_planned(shards))
+        return mixed_shard(config, scene, clip, WEIGHTS, settle=as_planned(shards, 1))
 
     assert settled(mix, town(), draw_mix(mix, town(), 0), 0, make) == (found, shards)
     _, changed = settled(mix, town(), draw_mix(mix, town(), 0), 0, lambda clip: make(clip, "another row"))
@@ -148,7 +148,7 @@ def test_clips_that_move_to_the_same_stretch_differ_by_their_seed_even_when_othe
 
 def test_a_run_that_resumes_does_not_try_again(pg_dataroot: Path, tmp_path: Path, monkeypatch):
     config = tiny_run(pg_dataroot, write_models(tmp_path), tmp_path / "run", duration_s=0.5, perturbations=[], scored=False)
-    listed = [PerturbationConfig(name="debris"), PerturbationConfig(name="lateral_offset")]
+    listed = [PerturbationConfig(name="lateral_offset", params={"offset_m": offset}) for offset in (0.5, 1.0)]
     config = dataclasses.replace(config, scenario=dataclasses.replace(config.scenario, perturbations=listed, draws=2))
     plan = plan_run(config)
     assert sorted(bool(shard.infeasible) for shard in plan.shards) == [True, True]
