@@ -233,7 +233,7 @@ class ScenarioConditioner:
                 painted = list(pool.map(lambda f: self.painted(appearance, f), frames))
         if source is not None:
             log = log and self.points is not None  # read before the threads ask for them
-            with ThreadPoolExecutor(_PAINTERS if log else 1) as pool:
+            with ThreadPoolExecutor(_PAINTERS) as pool:
                 carried = list(pool.map(lambda f: self.memory(source, f, log=log), frames))
             if painted and not log:
                 boxes = [(self.layout(f).box_VHW >= 0)[:, None] for f in frames]

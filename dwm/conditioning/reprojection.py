@@ -74,8 +74,7 @@ def trace(source: SourceFrame, target: Layout, target_boxes: LayoutBoxes, same_b
     reduced = (target.depth_VHW.flatten() / focal[own_view]) / (depth / focal[view]).clamp(min=1e-6)
     sharpness = reduced.clamp(max=1.0)
     if source.sharpness_SHW is not None:
-        column, row = _cells(uv, w, h)
-        sharpness = sharpness * source.sharpness_SHW[view, row, column]
+        sharpness = sharpness * source.sharpness_SHW[view, _cell(uv[:, 1], h), _cell(uv[:, 0], w)]
     valid = seen & ~gone & (sharpness >= LEAST_SHARPNESS)
     return Trace(
         view_VHW=view.view(v, h, w), uv_VHW2=uv.view(v, h, w, 2), valid_VHW=valid.view(v, h, w),
@@ -116,42 +115,36 @@ def _best_view(source: SourceFrame, points: Tensor, own_view: Tensor) -> tuple[T
 
     Seen before hidden, then the point's own camera before the others, then the view that has it nearest to the middle.
     """
-    best_score = torch.full((len(points),), -torch.inf, device=points.device)
+    score = torch.full((len(points),), -torch.inf, device=points.device)
     best_view = torch.zeros(len(points), dtype=torch.long, device=points.device)
-    best_uv = torch.zeros(len(points), 2, device=points.device)
-    best_depth = torch.ones(len(points), device=points.device)
+    best_u, best_v, best_depth = torch.zeros_like(score), torch.zeros_like(score), torch.ones_like(score)
     seen = torch.zeros(len(points), dtype=torch.bool, device=points.device)
     _, h, w = source.layout.depth_VHW.shape
     for s, camera in enumerate(source.cameras):
-        uv, depth = _look(camera, source.ego_to_global, points)
-        margin = torch.where(depth > _NEAR_M, 1 - uv.abs().amax(-1), -torch.inf)
-        column, row = _cells(uv, w, h)
-        visible = (margin > 0) & (depth < source.layout.depth_VHW[s, row, column] * 1.15 + 0.8)
-        score = margin.clamp(min=-1e6) + 4.0 * visible + 2.0 * ((own_view == s) & (margin > 0))
-        better = score > best_score
-        best_score = torch.where(better, score, best_score)
-        best_view = torch.where(better, s, best_view)
-        best_uv = torch.where(better[:, None], uv, best_uv)
-        best_depth = torch.where(better, depth, best_depth)
-        seen = torch.where(better, visible, seen)
-    return best_view, best_uv, best_depth, seen
+        u, v, depth = _look(camera, source.ego_to_global, points)
+        margin = torch.where(depth > _NEAR_M, 1 - torch.maximum(u.abs(), v.abs()), -torch.inf)
+        hidden_m = source.layout.depth_VHW[s].flatten().index_select(0, _cell(v, h) * w + _cell(u, w)) * 1.15 + 0.8
+        visible = (margin > 0) & (depth < hidden_m)
+        here = margin.clamp(min=-1e6) + 4.0 * visible + 2.0 * ((own_view == s) & (margin > 0))
+        better = (here > score).nonzero()[:, 0]
+        best_view.index_fill_(0, better, s)
+        for best, found in ((score, here), (best_u, u), (best_v, v), (best_depth, depth), (seen, visible)):
+            best.index_copy_(0, better, found.index_select(0, better))
+    return best_view, torch.stack([best_u, best_v], -1), best_depth, seen
 
 
-def _cells(uv: Tensor, width: int, height: int) -> tuple[Tensor, Tensor]:
-    """Columns and rows of positions [P, 2] in [-1, 1]."""
-    column, row = (((uv[:, i] + 1) / 2 * n).long().clamp(0, n - 1) for i, n in ((0, width), (1, height)))
-    return column, row
+def _cell(place: Tensor, n: int) -> Tensor:
+    """Which of ``n`` cells between -1 and 1 each place is in."""
+    return ((place + 1) / 2 * n).long().clamp(0, n - 1)
 
 
-def _look(camera: Camera, ego_to_global: NDArray[np.float64], points: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions [P, 2] of global points in an image that spans [-1, 1], and z-depths [P]."""
+def _look(camera: Camera, ego_to_global: NDArray[np.float64], points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Columns and rows [P] of global points in an image that spans [-1, 1], and z-depths [P]."""
     pose = torch.from_numpy(invert(ego_to_global @ camera.camera_to_ego)).float().to(points.device)
     k = camera.resized(2, 2).intrinsics
-    local = points @ pose[:3, :3].T + pose[:3, 3]
-    z = local[:, 2].clamp(min=_NEAR_M)
-    u = float(k[0, 0]) * local[:, 0] / z + float(k[0, 2]) - 1
-    v = float(k[1, 1]) * local[:, 1] / z + float(k[1, 2]) - 1
-    return torch.stack([u, v], dim=-1), local[:, 2]
+    x, y, depth = pose[:3, :3] @ points.T + pose[:3, 3:]
+    z = depth.clamp(min=_NEAR_M)
+    return float(k[0, 0]) * x / z + float(k[0, 2]) - 1, float(k[1, 1]) * y / z + float(k[1, 2]) - 1, depth
 
 
 def _sample(images_SCHW: Tensor, view_VHW: Tensor, uv_VHW2: Tensor) -> Tensor:
@@ -166,17 +159,12 @@ def _sample(images_SCHW: Tensor, view_VHW: Tensor, uv_VHW2: Tensor) -> Tensor:
     sharp = F.interpolate(uv_VHW2.permute(0, 3, 1, 2), size=(height, width), mode="nearest").permute(0, 2, 3, 1)
     jump = (grid - sharp).abs().amax(-1, keepdim=True) > 0.08
     grid = torch.where(jump, sharp, grid).clamp(-1, 1)
-    out = torch.zeros(n_views, images_SCHW.shape[1], height, width, device=images_SCHW.device)
-    for s in view.unique().tolist():
-        for v in range(n_views):
-            mask = view[v] == s
-            if mask.any():
-                sampled = F.grid_sample(
-                    images_SCHW[s : s + 1],
-                    grid[v][mask][None, None],
-                    mode="bilinear",
-                    padding_mode="border",
-                    align_corners=False,
-                )
-                out[v][:, mask] = sampled[0, :, 0]
-    return out
+    grid, view, colours = grid.reshape(-1, 2), view.flatten(), images_SCHW.shape[1]
+    out = torch.empty(colours, len(view), device=images_SCHW.device)
+    for s in range(len(images_SCHW)):
+        at = (view == s).nonzero()[:, 0]
+        if len(at):
+            places = grid.index_select(0, at)[None, None]
+            sampled = F.grid_sample(images_SCHW[s : s + 1], places, padding_mode="border", align_corners=False)
+            out.index_copy_(1, at, sampled[0, :, 0])
+    return out.view(colours, n_views, height, width).transpose(0, 1).contiguous()
