@@ -1,8 +1,11 @@
 """The world model: a multi-view diffusion transformer with a noise level per frame.
 
-Shapes: B batch, T frames, V views, C latent channels, h w latent pixels, N patches of one view, D width, L text tokens,
-I images (B * T * V).
+Shapes: B batch, T frames, V views, C latent channels, h w latent pixels, N patches of one view in R rows and K columns,
+D width, L text tokens, I images (B * T * V).
 Noise levels t lie in [0, 1]: 0 is pure noise, 1 is a clean frame (rectified flow, MiLA eq. 4-5).
+
+Everything around the tokens is here: inputs, embeddings, output. What happens between tokens is the *trunk*. The one here
+is MiLA's; other systems put theirs in its place (``dwm.models.maskgwm``, ``dwm.models.longdwm``).
 
 Reading order: ``MultiViewDiT.forward`` -> ``Block.forward`` -> ``local.LocalBlock`` -> ``conditioning.FrameEmbedder``.
 """
@@ -17,22 +20,28 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dwm.models.conditioning import DenoiseCondition, FrameEmbedder, TextEmbedder, camera_rays
-from dwm.models.layers import Attention, FourierEmbedder, mlp, modulate
+from dwm.models.layers import Attention, FourierEmbedder, mlp, modulate, start_at_zero
 from dwm.models.local import LocalDown, LocalUp
+from dwm.models.masking import TokenMask
 
 LAYOUT_FINER = 2  # layout pixels along each side of a latent pixel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiTConfig:
-    """Sizes of a ``MultiViewDiT``."""
+    """Sizes and kinds of a ``MultiViewDiT``."""
 
     d_model: int = 256  # width of a token
     depth: int = 8  # blocks
     heads: int = 4  # attention heads; divides d_model
     mlp_ratio: float = 3.0  # hidden width of a block's MLP, in units of d_model
     latent_channels: int = 16  # channels of the codec's latents
-    local_widths: tuple[int, ...] = (64, 128)  # channels of the convolutional levels, finest first; each halves the grid
+    local_widths: tuple[int, ...] = (
+        64,
+        128,
+    )  # channels of the convolutional levels, finest first; each halves the grid; may be none
+    stem_patch: int = 1  # latent pixels, along each side, that the first layer joins (the papers' patch embedding: 2)
+    preconditioned: bool = True  # learn the change of a linear guess (``_guess``); False: learn the velocity, as the papers do
     views: int = 6  # cameras, in ring order
     layout_channels: int = 24  # layers of the layout maps (dwm.conditioning.layout.LAYOUT_CHANNELS)
     text_vocabulary: int = 256  # size of the text token table
@@ -41,7 +50,19 @@ class DiTConfig:
     @property
     def patch(self) -> int:
         """Latent pixels per token, along each side."""
-        return 2 ** len(self.local_widths)
+        return self.stem_patch * 2 ** len(self.local_widths)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What a trunk knows besides the tokens."""
+
+    frame_BTD: Tensor  # noise level, time, frame rate, waypoints and the text's mean
+    text_BLD: Tensor
+    text_mask_BL: Tensor  # True where there is text
+    levels_BT: Tensor
+    condition: DenoiseCondition
+    mask: TokenMask | None  # tokens that are not seen
 
 
 class Block(nn.Module):
@@ -88,30 +109,52 @@ class MultiViewDiT(nn.Module):
         width, channels, levels = config.d_model, config.latent_channels, config.local_widths
         # Per latent pixel: noisy latents, memory and its share, appearance and its share, whether the frame is clean.
         inside = 3 * channels + 3 + LAYOUT_FINER**2 * config.layout_channels
-        self.stem = nn.Conv2d(inside, levels[0], 1)
-        # What is linear needs no network: see dwm.training.shortcut.
-        self.shortcut = nn.Conv2d(inside, channels, 3, padding=1)
-        steps = list(zip(levels, (*levels[1:], width), strict=True))
+        outside = levels[0] if levels else width
+        self.stem = nn.Conv2d(inside, outside, config.stem_patch, stride=config.stem_patch)
+        steps = list(zip(levels, (*levels[1:], width), strict=True)) if levels else []
         self.down = nn.ModuleList(LocalDown(at, after, width) for at, after in steps)
         self.up = nn.ModuleList(LocalUp(after, at, width) for at, after in reversed(steps))
         self.rays = FourierEmbedder(8, width, octaves=(-1, 4))
         self.frame = FrameEmbedder(width)
         self.text = TextEmbedder(config.text_vocabulary, width)
+        self.build_trunk(config)
+        self.head_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+        kernel = 3 if levels else 1
+        self.head = nn.Conv2d(outside, channels * config.stem_patch**2, kernel, padding=kernel // 2)
+        start_at_zero(self.head_modulation[1], self.head)
+        if config.preconditioned:
+            # What is linear needs no network: see dwm.training.shortcut.
+            self.shortcut = nn.Conv2d(inside, channels, 3, padding=1)
+            start_at_zero(self.shortcut)
+            # How far a clean latent lies from the appearance where no memory covers it, and from the memory where one does.
+            self.prior_log_variance = nn.Parameter(torch.tensor([0.0, -1.5])[:, None].repeat(1, channels))
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def build_trunk(self, config: DiTConfig) -> None:
+        """Make the layers that ``trunk`` uses."""
+        width = config.d_model
         self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 9 * width))
+        start_at_zero(self.modulation[1])
         self.blocks = nn.ModuleList(
             Block(config, reads_text=i % config.text_every == config.text_every - 1) for i in range(config.depth)
         )
-        self.head_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
-        self.head = nn.Conv2d(levels[0], channels, 3, padding=1)
-        # How far a clean latent lies from the appearance where no memory covers it, and from the memory where one does.
-        self.prior_log_variance = nn.Parameter(torch.tensor([0.0, -1.5])[:, None].repeat(1, channels))
-        for layer in (self.modulation[1], self.head_modulation[1], self.head, self.shortcut):
-            nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, latents_BTVCHW: Tensor, levels_BT: Tensor, condition: DenoiseCondition) -> Tensor:
-        """Predicted clean latents [B, T, V, C, h, w]; before any training the best linear guess (``_guess``)."""
+    def trunk(self, tokens_BTVRKD: Tensor, told: Told) -> Tensor:
+        """What the tokens become by looking at each other; the same shape."""
+        shape = tokens_BTVRKD.shape
+        modulation = rearrange(self.modulation(told.frame_BTD), "b t (k d) -> b t k d", k=9)
+        tokens = tokens_BTVRKD.flatten(2, 4)
+        for block in self.blocks:
+            tokens = block(tokens, modulation, told.text_BLD, told.text_mask_BL)
+        return tokens.view(shape)
+
+    def forward(
+        self, latents_BTVCHW: Tensor, levels_BT: Tensor, condition: DenoiseCondition, mask: TokenMask | None = None
+    ) -> Tensor:
+        """Predicted clean latents [B, T, V, C, h, w]; before any training the linear guess, or the noisy latents themselves.
+
+        ``mask`` hides tokens, in training only.
+        """
         memory, valid = _dense(latents_BTVCHW, condition.memory_BTVCHW, condition.memory_valid_BTV1HW, condition.has_memory_B)
         colours, known = _dense(
             latents_BTVCHW, condition.appearance_BTVCHW, condition.appearance_known_BTV1HW, condition.has_appearance_B
@@ -123,25 +166,30 @@ class MultiViewDiT(nn.Module):
         text, text_mask = self.text(condition)
         frame = frame + _masked_mean(text, text_mask)[:, None]
         per_image = frame[:, :, None].expand(-1, -1, views, -1).flatten(0, 2)  # [I, D]
-        modulation = rearrange(self.modulation(frame), "b t (k d) -> b t k d", k=9)
 
-        pixels = self._pixels(latents_BTVCHW, levels_BT, [memory, valid, colours, known], condition)
+        seen = latents_BTVCHW if mask is None else mask.hide(latents_BTVCHW)
+        pixels = self._pixels(seen, levels_BT, [memory, valid, colours, known], condition)
         x = self.stem(pixels)
         skips: list[Tensor] = []
         for level in self.down:
             x, skip = level(x, per_image)
             skips.append(skip)
-        tokens = rearrange(x, "(b t v) d r k -> b t v (r k) d", b=batch, t=frames)
-        tokens = tokens + self.rays(camera_rays(condition.cameras_BVK, rows, cols))[:, None]
-        tokens = rearrange(tokens + frame[:, :, None, None], "b t v n d -> b t (v n) d")  # h_fuse, MiLA eq. 2
-        for block in self.blocks:
-            tokens = block(tokens, modulation, text, text_mask)
+        tokens = rearrange(x, "(b t v) d r k -> b t v r k d", b=batch, t=frames)
+        tokens = tokens + rearrange(
+            self.rays(camera_rays(condition.cameras_BVK, rows, cols)), "b v (r k) d -> b 1 v r k d", r=rows
+        )
+        tokens = tokens + frame[:, :, None, None, None]  # h_fuse, MiLA eq. 2
+        told = Told(frame_BTD=frame, text_BLD=text, text_mask_BL=text_mask, levels_BT=levels_BT, condition=condition, mask=mask)
+        tokens = self.trunk(tokens, told)
 
-        shift, scale = self.head_modulation(frame).unsqueeze(2).chunk(2, dim=-1)
-        x = rearrange(modulate(tokens, shift, scale), "b t (v r k) d -> (b t v) d r k", v=views, r=rows)
+        shift, scale = self.head_modulation(frame)[:, :, None, None, None].chunk(2, dim=-1)
+        x = rearrange(modulate(tokens, shift, scale), "b t v r k d -> (b t v) d r k")
         for level in self.up:
             x = level(x, skips.pop(), per_image)
-        change = (self.head(F.silu(x)) + self.shortcut(pixels)).view(latents_BTVCHW.shape)
+        out = F.pixel_shuffle(self.head(F.silu(x) if self.up else x), self.config.stem_patch)
+        if not self.config.preconditioned:
+            return latents_BTVCHW + (1 - levels_BT)[:, :, None, None, None, None] * out.view(latents_BTVCHW.shape).float()
+        change = (out + self.shortcut(pixels)).view(latents_BTVCHW.shape)
         guess, spread = self._guess(latents_BTVCHW, levels_BT, memory * valid + colours * (1 - valid), valid)
         return guess + spread * change.float()
 

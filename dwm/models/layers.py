@@ -55,6 +55,13 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, normalise(x), 1 + scale)
 
 
+def start_at_zero(*layers: nn.Module) -> None:
+    """Layers that add nothing before training."""
+    for layer in layers:
+        for parameter in layer.parameters():
+            nn.init.zeros_(parameter)
+
+
 def mlp(in_width: int, hidden: int, out_width: int) -> nn.Sequential:
     """Two linear layers around a GELU."""
     return nn.Sequential(nn.Linear(in_width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, out_width))
