@@ -31,6 +31,7 @@ LAYOUT_FINER = 2  # layout pixels along each side of a latent pixel
 class DiTConfig:
     """Sizes and kinds of a ``MultiViewDiT``."""
 
+    system: str = "mila"  # whose trunk: see dwm.models.systems
     d_model: int = 256  # width of a token
     depth: int = 8  # blocks
     heads: int = 4  # attention heads; divides d_model

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from dwm.codec.autoencoder import Autoencoder, CodecConfig
 from dwm.errors import InputError
-from dwm.models.dit import DiTConfig, MultiViewDiT
+from dwm.models.dit import DiTConfig
+from dwm.models.systems import build_denoiser
 
 # kind stored in the file -> how to build it
-MODELS: dict[str, tuple[type, type[nn.Module]]] = {
+MODELS: dict[str, tuple[type, Callable[[Any], nn.Module]]] = {
     "autoencoder": (CodecConfig, Autoencoder),
-    "multi_view_dit": (DiTConfig, MultiViewDiT),
+    "multi_view_dit": (DiTConfig, build_denoiser),
 }
 
 
@@ -62,16 +63,16 @@ def load_model(path: Path, kind: str | None = None) -> tuple[Any, Any]:
     found = metadata.get("kind", "")
     if found not in MODELS or (kind is not None and found != kind):
         raise InputError(path, f"holds a model of kind '{found}'", f"give weights of kind '{kind or ' or '.join(MODELS)}'")
-    config_class, model_class = MODELS[found]
+    config_class, build = MODELS[found]
     config = _config(config_class, metadata, path)
-    model = model_class(config)
+    model = build(config)
     fit_tensors(model, tensors, path)
     return model.eval().requires_grad_(False), config
 
 
 def save_model(model: nn.Module, path: Path, metadata: Mapping[str, str]) -> Path:
     """Write a model of ``MODELS`` with its configuration, atomically; ``metadata`` adds facts such as the steps."""
-    kind = next(name for name, (_, model_class) in MODELS.items() if isinstance(model, model_class))
+    kind = next(name for name, (config_class, _) in MODELS.items() if isinstance(model.config, config_class))
     config = json.dumps(asdict(model.config), sort_keys=True)  # type: ignore[arg-type]
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)

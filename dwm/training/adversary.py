@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from dwm.models.dit import LAYOUT_FINER, DiTConfig, MultiViewDiT
+from dwm.models.dit import LAYOUT_FINER, DiTConfig
+from dwm.models.systems import build_denoiser
 
 
 class LatentCritic(nn.Module):
@@ -40,7 +41,7 @@ class Duel(nn.Module):
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
-        self.denoiser = MultiViewDiT(config)
+        self.denoiser = build_denoiser(config)
         self.critic = LatentCritic(config.latent_channels, config.layout_channels)
 
     def forward(self, *args: Tensor) -> Tensor:

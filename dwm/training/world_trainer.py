@@ -20,7 +20,7 @@ from dwm.errors import InputError
 from dwm.flow.rectified import flow_loss, interpolate, sample_training_noise_levels
 from dwm.flow.sampler import denoise
 from dwm.models.conditioning import DenoiseCondition
-from dwm.models.dit import MultiViewDiT
+from dwm.models.systems import build_denoiser
 from dwm.models.weights import fit_tensors, load_model, load_tensors
 from dwm.training.adversary import Duel, critic_loss, persuasion, pulled
 from dwm.training.clips import ClipBatch, ClipSource, collate
@@ -114,7 +114,7 @@ def _denoiser(model: nn.Module) -> nn.Module:
 
 
 class WorldTask:
-    """Trains a ``MultiViewDiT``; see ``dwm.training.loop.Task``."""
+    """Trains a world model; see ``dwm.training.loop.Task``."""
 
     def __init__(self, config: TrainConfig, clips: ClipSource) -> None:
         self.config, self.clips = config, clips
@@ -122,7 +122,7 @@ class WorldTask:
             raise InputError(config.data, f"only {len(clips)} clips", f"give more than the {config.world.held_out} held out")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.loop.seed)
-            self.model: nn.Module = (Duel if config.world.adversary else MultiViewDiT)(config.world.model)
+            self.model: nn.Module = (Duel if config.world.adversary else build_denoiser)(config.world.model)
         if config.initial_weights:
             path = Path(config.initial_weights)
             fit_tensors(_denoiser(self.model), load_tensors(path)[0], path)
