@@ -86,6 +86,9 @@ class ModelConfig:
 
     codec: str = "weights/codec.safetensors"
     world_model: str = "weights/world_model.safetensors"
+    fine_model: str | None = (
+        None  # for frames between key frames (strategy hierarchical); none: the world model makes these too
+    )
     things: str | None = None  # how things look that no frame has shown yet; none: the world model makes them up
 
 
@@ -185,6 +188,13 @@ def check_config(config: RunConfig, where: str = "configuration") -> None:
     problem = f"rollout.condition_frames is {rollout.condition_frames} of a window of {rollout.window_frames}"
     split = 1 <= rollout.condition_frames < rollout.window_frames
     _require(split, where, problem, "keep at least one frame given and one to generate")
+    _require(rollout.anchor_fps > 0, where, f"rollout.anchor_fps is {rollout.anchor_fps}", "give a positive rate, e.g. 2")
+    _require(rollout.gaps_at_once >= 1, where, f"rollout.gaps_at_once is {rollout.gaps_at_once}", "use at least 1")
+    problem = f"rollout.anchor_error is {rollout.anchor_error} and rollout.anchor_noise is {rollout.anchor_noise}"
+    correctable = 0 <= rollout.anchor_error < rollout.anchor_noise <= 1
+    _require(correctable, where, problem, "keep 0 <= anchor_error < anchor_noise <= 1")
+    problem = f"rollout.progressive_omega is {rollout.progressive_omega}"
+    _require(0 <= rollout.progressive_omega <= math.pi / 2, where, problem, "use 0 (off) to pi/2")
     _require(config.evaluate.every_s > 0, where, f"evaluate.every_s is {config.evaluate.every_s}", "give seconds, e.g. 0.5")
     presets = ", ".join(X264_PRESETS)
     _require(config.video.preset in X264_PRESETS, where, f"video.preset is '{config.video.preset}'", f"use one of {presets}")

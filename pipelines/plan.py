@@ -126,7 +126,8 @@ def in_order(shards: Sequence[Shard]) -> list[Shard]:
 def weights_sha256(config: RunConfig) -> dict[str, str]:
     """SHA-256 of every weight file that takes part in making pixels."""
     found, model = {}, config.model
-    for part, name in (("codec", model.codec), ("world_model", model.world_model), ("things", model.things)):
+    for part in ("codec", "world_model", "fine_model", "things"):
+        name = getattr(model, part)
         if name is None:
             continue
         path = Path(name)

@@ -62,8 +62,8 @@ class ShardWorker:
         schema = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.create(yaml.safe_load(config_yaml)))
         self.config: RunConfig = OmegaConf.to_object(schema)  # type: ignore[assignment]
         model = self.config.model
-        things = Path(model.things) if model.things else None
-        self.world = WorldModel.load(Path(model.codec), Path(model.world_model), things)
+        things, fine = (Path(name) if name else None for name in (model.things, model.fine_model))
+        self.world = WorldModel.load(Path(model.codec), Path(model.world_model), things, fine=fine)
         detector = self.config.evaluate.detector
         self.detector = Detector.load(Path(detector)) if detector else None
         self.gate = _gate_config(self.config.gate)

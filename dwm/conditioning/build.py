@@ -212,29 +212,29 @@ class ScenarioConditioner:
         *,
         fps: float,
         codec: Codec,
-        source: Given | None = None,
+        sources: Sequence[Given] = (),
         appearance: Appearance | None = None,
         layout: bool = True,
         log: bool = False,
     ) -> Window:
         """The condition of a window of frames.
 
-        ``source`` is carried along as memory, with ``log`` helped by the log's points; without it the memory is off. The
-        ``appearance`` is laid over the layout; without it, or without the layout, it is off. What is painted on a box has the shape
+        Of the ``sources`` the nearest in time is carried along as memory, with ``log`` helped by the log's points; without any the
+        memory is off. The ``appearance`` is laid over the layout; without it, or without the layout, it is off. What is painted on a box has the shape
         of its class, what is carried with it that of the box: there, carried pictures give way to painted ones.
         """
         layouts = torch.stack([self.layout(f).maps_VCHW for f in frames]) if layout else None
         painted: Pictures | None = None
         carried: Pictures | None = None
-        for f in frames if layout or source is not None else ():
+        for f in frames if layout or sources else ():
             self.layout(f)  # cast before the threads ask for them
         if appearance is not None and layout:
             with ThreadPoolExecutor(_PAINTERS) as pool:
                 painted = list(pool.map(lambda f: self.painted(appearance, f), frames))
-        if source is not None:
+        if sources:
             log = log and self.points is not None  # read before the threads ask for them
             with ThreadPoolExecutor(_PAINTERS) as pool:
-                carried = list(pool.map(lambda f: self.memory(source, f, log=log), frames))
+                carried = list(pool.map(lambda f: self.memory(nearest(sources, f), f, log=log), frames))
             if painted and not log:
                 boxes = [(self.layout(f).box_VHW >= 0)[:, None] for f in frames]
                 carried = [
@@ -282,6 +282,11 @@ class ScenarioConditioner:
         """Seconds [T] since the window's first frame."""
         times = self.scenario.timestamps_us[np.asarray(frames)]
         return torch.from_numpy((times - times[0]) * 1e-6).float()
+
+
+def nearest(sources: Sequence[Given], frame: int) -> Given:
+    """The known frame that is nearest in time; the earlier of two."""
+    return min(sources, key=lambda source: abs(source.frame - frame))
 
 
 def laid_over(carried: Pictures | None, painted: Pictures | None) -> tuple[Tensor | None, Tensor | None]:

@@ -5,7 +5,7 @@ Shapes: B batch, T frames, V views, C channels, H W a grid, L text tokens, N pat
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -56,6 +56,12 @@ class DenoiseCondition:
     def _map(self, function: Callable[[str, Tensor], Tensor]) -> DenoiseCondition:
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{name: function(name, value) for name, value in values.items() if value is not None})
+
+
+def joined(conditions: Sequence[DenoiseCondition]) -> DenoiseCondition:
+    """Conditions of windows of equal length as one batch; all have the same inputs."""
+    names = [f.name for f in fields(DenoiseCondition) if getattr(conditions[0], f.name) is not None]
+    return DenoiseCondition(**{name: torch.cat([getattr(c, name) for c in conditions]) for name in names})
 
 
 def camera_rays(cameras_BVK: Tensor, rows: int, cols: int) -> Tensor:

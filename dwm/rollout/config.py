@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-STRATEGY_NAMES, MEMORY_MODES = ("recurrent", "coarse_to_refine"), ("past", "none", "log")
+STRATEGY_NAMES = ("recurrent", "coarse_to_refine", "divide_and_conquer", "hierarchical")
+MEMORY_MODES = ("past", "none", "log")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutConfig:
     """Everything about the sampler that changes pixels."""
 
-    strategy: str = "recurrent"  # recurrent | coarse_to_refine
+    strategy: str = "recurrent"  # recurrent | coarse_to_refine | divide_and_conquer | hierarchical
     window_frames: int = 24  # frames denoised together: every window's memory is resampled once, and resampling blurs
     condition_frames: int = 1  # clean frames at the start of each window, taken from the one before
     steps: int = 1  # denoising steps per window
@@ -22,6 +23,7 @@ class RolloutConfig:
     appearance: bool = True  # lay the first frame's look over the layout; needs the layout
     detail: bool = True  # give back what the codec lost of memory and appearance
     progressive_omega: float = 0.0  # temporal progressive denoising (MiLA eq. 13-14) [rad], 0 is off
-    anchor_fps: float = 2.0  # coarse_to_refine: rate of the anchor frames [Hz]
+    anchor_fps: float = 2.0  # all but recurrent: rate of the anchors or key frames [Hz]
+    gaps_at_once: int = 4  # hierarchical: gaps between key frames filled side by side
     anchor_error: float = 0.2  # coarse_to_refine: alpha_1, the noise that predicted anchors are taken to carry (MiLA eq. 8)
     anchor_noise: float = 0.5  # coarse_to_refine: g, noise level from which anchors are corrected (MiLA eq. 12); above alpha_1

@@ -1,14 +1,20 @@
-"""Ways to a long video. Each is a generator of chunks and keeps a few frames in memory, whatever the video's length.
+"""Ways to a long video. Each makes one chunk after another, from what the chunk before has left (``State``): memory stays that
+of a few windows whatever the video's length, and a roll-out goes on wherever its state was saved.
 
 ``recurrent`` (Vista): every window starts with the last frames of the one before.
 ``coarse_to_refine`` (MiLA section 3.2): anchor frames at a low rate first, then windows that end in an anchor and
-correct it while filling in; the coarse stage runs ahead by one window at a time.
+correct it while filling in; the anchors go on from their own last one.
+``divide_and_conquer`` (NUWA-XL): key frames at a low rate first, then windows between two of them, both given as they are; gaps
+longer than a window get key frames of their own.
+``hierarchical`` (LongDWM): the same with one level of key frames and a model of its own between them, which fills several
+gaps at a time, since no gap depends on another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -16,7 +22,8 @@ from torch import Tensor
 from dwm.conditioning.build import Given, ScenarioConditioner
 from dwm.errors import InputError
 from dwm.rollout.config import RolloutConfig
-from dwm.rollout.window import Denoised, Session, advance, decoded, denoise_window
+from dwm.rollout.state import State
+from dwm.rollout.window import Ask, Session, as_given, decoded, denoise_window, denoise_windows
 from dwm.rollout.world_model import WorldModel
 
 
@@ -26,72 +33,133 @@ class Chunk:
 
     first_frame: int
     images_NV3HW: Tensor  # in [-1, 1], on the world model's device
+    after: State  # to go on from
 
 
 def roll_out(
-    world: WorldModel, conditioner: ScenarioConditioner, first_images_V3HW: Tensor, config: RolloutConfig, seed: int
+    world: WorldModel,
+    conditioner: ScenarioConditioner,
+    first_images_V3HW: Tensor,
+    config: RolloutConfig,
+    seed: int,
+    after: State | None = None,
 ) -> Iterator[Chunk]:
-    """All frames of the conditioner's scenario from 1 on, given frame 0 [V, 3, H, W] in [-1, 1]."""
-    strategy = STRATEGIES.get(config.strategy)
-    if strategy is None:
+    """All frames of the conditioner's scenario from 1 on, given frame 0 [V, 3, H, W] in [-1, 1]; or those ``after`` a state."""
+    step = STRATEGIES.get(config.strategy)
+    if step is None:
         raise InputError("rollout.strategy", f"unknown strategy '{config.strategy}'", f"choose one of {', '.join(STRATEGIES)}")
     if not 0 < config.condition_frames < config.window_frames:
         raise InputError(
             "rollout.condition_frames", f"{config.condition_frames} of a window of {config.window_frames}",
             "keep at least one frame given and one to generate",
         )  # fmt: skip
+    if config.strategy == "divide_and_conquer" and config.window_frames < 3:
+        raise InputError("rollout.window_frames", f"{config.window_frames}", "a window between two key frames needs 3 or more")
     with torch.inference_mode():
         images = first_images_V3HW.to(world.device)
         first = Given(frame=0, latents_VCHW=world.codec.encode(images), images_V3HW=images)
         appearance = conditioner.appearance(0, images, world.things) if config.appearance else None
-    return strategy(Session(world=world, conditioner=conditioner, appearance=appearance, config=config, seed=seed), first)
+    session = Session(world=world, conditioner=conditioner, appearance=appearance, config=config, seed=seed)
+    return _chunks(session, step, after or State(given=[first], ahead=[]))
 
 
-def _recurrent(session: Session, first: Given) -> Iterator[Chunk]:
-    scenario, config, given = session.conditioner.scenario, session.config, [first]
-    total = len(scenario.timestamps_us)
-    while given[-1].frame + 1 < total:
-        start = given[0].frame
-        frames = list(range(start, min(start + config.window_frames, total)))
-        made = denoise_window(session, frames, fps=scenario.fps, given=given, anchors={})
-        chunk, given = _advance(session, frames, made, given)
+def _chunks(session: Session, step: Step, state: State) -> Iterator[Chunk]:
+    while state.given[-1].frame + 1 < session.total:
+        chunk = step(session, state)
+        state = chunk.after
         yield chunk
 
 
-def _coarse_to_refine(session: Session, first: Given) -> Iterator[Chunk]:
-    scenario, given = session.conditioner.scenario, [first]
-    total, stride = len(scenario.timestamps_us), max(1, round(scenario.fps / session.config.anchor_fps))
-    anchors = _anchors(session, first, stride)
-    while given[-1].frame + 1 < total:
-        now = given[-1].frame
-        end = min(now + stride, total - 1)
-        frames = [g.frame for g in given] + list(range(now + 1, end + 1))
-        anchor = dict([next(anchors)]) if end == now + stride else {}
-        made = denoise_window(session, frames, fps=scenario.fps, given=given, anchors=anchor)
-        chunk, given = _advance(session, frames, made, given)
-        yield chunk
+def _recurrent(session: Session, state: State) -> Chunk:
+    start = state.given[0].frame
+    return _next_window(session, state, list(range(start, min(start + session.config.window_frames, session.total))))
 
 
-def _anchors(session: Session, first: Given, stride: int) -> Iterator[tuple[int, Tensor]]:
-    """Predicted anchor frames in order, each with its latents [V, C, h, w]; window after window as they are asked for."""
-    scenario, given = session.conditioner.scenario, first
-    total, fps = len(scenario.timestamps_us), scenario.fps / stride
-    while given.frame + stride < total:
-        frames = list(range(given.frame, total, stride))[: session.config.window_frames]
-        made = denoise_window(session, frames, fps=fps, given=[given], anchors={})
-        yield from zip(frames[1:], made.latents_TVCHW[1:], strict=True)
-        last = slice(-1, None)
-        given = advance(session, frames[last], made.latents_TVCHW[last], decoded(session, made, last), given)[0]
+def _coarse_to_refine(session: Session, state: State) -> Chunk:
+    stride, now, ahead = _stride(session), state.given[-1].frame, state.ahead
+    if len(ahead) <= 1:
+        ahead = [*ahead, *_low_rate(session, ahead[-1] if ahead else state.given[-1], stride)]
+    frames = [g.frame for g in state.given] + list(range(now + 1, min(now + stride, session.total - 1) + 1))
+    return _next_window(session, State(given=state.given, ahead=ahead), frames)
 
 
-def _advance(session: Session, frames: list[int], made: Denoised, given: list[Given]) -> tuple[Chunk, list[Given]]:
-    """The window's new frames as images, and what the next window is given."""
+def _next_window(session: Session, state: State, frames: list[int]) -> Chunk:
+    """A window at the video's rate behind the given frames; it corrects the next frame ahead if that is its last."""
+    given, ahead, config = state.given, state.ahead, session.config
+    anchors, ahead = (
+        ({}, ahead) if not ahead or ahead[0].frame != frames[-1] else ({frames[-1]: ahead[0].latents_VCHW}, ahead[1:])
+    )
+    fps = session.conditioner.scenario.fps
+    made = denoise_window(session, Ask(frames=frames, fps=fps, given=given, anchors=anchors))
     fresh = len(given)
     images = decoded(session, made, slice(fresh, None))
-    kept = slice(-min(session.config.condition_frames, len(images)), None)
-    new = advance(session, frames[fresh:][kept], made.latents_TVCHW[fresh:][kept], images[kept], given[-1])
-    return Chunk(first_frame=frames[fresh], images_NV3HW=images), [*given, *new][-session.config.condition_frames :]
+    kept = min(config.condition_frames, len(images))
+    new = as_given(session, made, slice(-kept, None), images[-kept:])
+    after = State(given=[*given, *new][-config.condition_frames :], ahead=ahead)
+    return Chunk(first_frame=frames[fresh], images_NV3HW=images, after=after)
 
 
-Strategy = Callable[[Session, Given], Iterator[Chunk]]
-STRATEGIES: dict[str, Strategy] = {"recurrent": _recurrent, "coarse_to_refine": _coarse_to_refine}
+def _divide_and_conquer(session: Session, state: State) -> Chunk:
+    ahead = state.ahead or _low_rate(session, state.given[-1], _stride(session), to_end=True)
+    while ahead[0].frame - state.given[-1].frame >= session.config.window_frames:
+        ahead = [*_between(session, state.given[-1], ahead[0]), *ahead]
+    return _filled(session, state.given[-1], ahead, gaps=1, fine=False)
+
+
+def _hierarchical(session: Session, state: State) -> Chunk:
+    ahead = state.ahead or _low_rate(session, state.given[-1], _stride(session), to_end=True)
+    return _filled(session, state.given[-1], ahead, gaps=session.config.gaps_at_once, fine=True)
+
+
+def _filled(session: Session, start: Given, ahead: list[Given], *, gaps: int, fine: bool) -> Chunk:
+    """Everything up to the ``gaps``-th key frame ahead; gaps as long as each other are filled side by side."""
+    keys = [start, *ahead[:gaps]]
+    fps = session.conditioner.scenario.fps
+    asks = [Ask(frames=list(range(a.frame, b.frame + 1)), fps=fps, given=[a, b]) for a, b in pairwise(keys)]
+    lengths = sorted({len(ask.frames) for ask in asks})
+    made = {
+        done.ask.frames[0]: decoded(session, done, slice(1, -1))
+        for length in lengths if length > 2
+        for done in denoise_windows(session, [ask for ask in asks if len(ask.frames) == length], fine=fine)
+    }  # fmt: skip
+    images = [part for ask in asks for part in (*made.get(ask.frames[0], ()), ask.given[1].images_V3HW)]
+    after = State(given=[keys[-1]], ahead=ahead[gaps:])
+    return Chunk(first_frame=start.frame + 1, images_NV3HW=torch.stack(images), after=after)
+
+
+def _low_rate(session: Session, start: Given, stride: int, *, to_end: bool = False) -> list[Given]:
+    """New frames of one window at a low rate behind ``start``, none when no stride is left; ``to_end``: also the very last."""
+    frames = list(range(start.frame, session.total, stride))[: session.config.window_frames]
+    if to_end and len(frames) < session.config.window_frames and frames[-1] != session.total - 1:
+        frames.append(session.total - 1)
+    if len(frames) == 1:
+        return []
+    return _frames_of(session, Ask(frames=frames, fps=session.conditioner.scenario.fps / stride, given=[start]))
+
+
+def _between(session: Session, start: Given, end: Given) -> list[Given]:
+    """Key frames that divide a gap into as many parts as a window can."""
+    most = session.config.window_frames - 1
+    stride = -(-(end.frame - start.frame) // most)
+    frames = [*range(start.frame, end.frame, stride), end.frame]
+    return _frames_of(session, Ask(frames=frames, fps=session.conditioner.scenario.fps / stride, given=[start, end]))
+
+
+def _frames_of(session: Session, ask: Ask) -> list[Given]:
+    """A window's new frames."""
+    new = slice(1, len(ask.frames) - (len(ask.given) - 1))
+    made = denoise_window(session, ask)
+    return as_given(session, made, new, decoded(session, made, new))
+
+
+def _stride(session: Session) -> int:
+    return max(1, round(session.conditioner.scenario.fps / session.config.anchor_fps))
+
+
+Step = Callable[[Session, State], Chunk]
+STRATEGIES: dict[str, Step] = {
+    "recurrent": _recurrent,
+    "coarse_to_refine": _coarse_to_refine,
+    "divide_and_conquer": _divide_and_conquer,
+    "hierarchical": _hierarchical,
+}

@@ -181,7 +181,7 @@ def encode_window(
     The memory is ``source``, the last of the ``given`` leading frames, carried along, with ``log`` helped by the conditioner's
     points.
     """
-    window = conditioner.window(frames, fps=fps, codec=codec, source=source, appearance=appearance, log=log)
+    window = conditioner.window(frames, fps=fps, codec=codec, sources=[source], appearance=appearance, log=log)
     condition = window.condition
     dense = {
         "memory": condition.memory_BTVCHW, "memory_valid": condition.memory_valid_BTV1HW,

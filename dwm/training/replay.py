@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from dwm.conditioning.build import Given, ScenarioConditioner, images_to_tensor
 from dwm.rollout.config import RolloutConfig
-from dwm.rollout.window import Session, advance, decoded, denoise_window
+from dwm.rollout.window import Ask, Session, as_given, decoded, denoise_window
 from dwm.rollout.world_model import WorldModel
 from dwm.scenario.types import Scenario
 from dwm.training.cache import WARMUP_FRAMES, WINDOW_FRAMES, check_towns, encode_window, save_clip
@@ -82,6 +82,6 @@ def _windows(
         shown = int(rng.integers(len(images)))
         look = conditioner.appearance(frames[1 + shown], images[shown], world.things)
         yield encode_window(conditioner, world.codec, latents, frames, round(scenario.fps), given, 1, look)
-        made = denoise_window(session, frames, fps=scenario.fps, given=[given], anchors={})
+        made = denoise_window(session, Ask(frames=frames, fps=scenario.fps, given=[given]))
         last = slice(-1, None)
-        given = advance(session, frames[last], made.latents_TVCHW[last], decoded(session, made, last), given)[0]
+        given = as_given(session, made, last, decoded(session, made, last))[0]

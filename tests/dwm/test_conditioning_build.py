@@ -130,7 +130,7 @@ def test_a_window_says_what_it_holds_and_what_it_lacks():
         bare = conditioner.window([0, 1], fps=12.0, codec=codec, layout=False).condition
         images = torch.zeros(6, 3, IMAGE_HEIGHT, IMAGE_WIDTH)
         given = Given(frame=0, latents_VCHW=codec.encode(images), images_V3HW=images)
-        full = conditioner.window([0, 6], fps=2.0, codec=codec, source=given).condition
+        full = conditioner.window([0, 6], fps=2.0, codec=codec, sources=[given]).condition
     assert (bool(bare.has_layout_B), bool(bare.has_memory_B), bare.layout_BTVCHW, bare.memory_BTVCHW) == (
         False,
         False,
@@ -165,8 +165,8 @@ def test_on_boxes_a_window_shows_what_is_painted_and_beside_them_what_is_carried
     with torch.no_grad():
         given = Given(frame=0, latents_VCHW=codec.encode(images), images_V3HW=images)
         look = conditioner.appearance(0, torch.full_like(images, 0.5), Things.none())
-        both = conditioner.window([0], fps=12.0, codec=codec, source=given, appearance=look)
-        alone = conditioner.window([0], fps=12.0, codec=codec, source=given)
+        both = conditioner.window([0], fps=12.0, codec=codec, sources=[given], appearance=look)
+        alone = conditioner.window([0], fps=12.0, codec=codec, sources=[given])
     box = (conditioner.layout(0).box_VHW >= 0).repeat_interleave(2, 1).repeat_interleave(2, 2)
     assert 50 < int(box.sum()) < box.numel() / 4
     assert both.shown_TVCHW is not None and alone.shown_TVCHW is not None
@@ -183,8 +183,8 @@ def test_on_boxes_that_nothing_is_painted_on_a_window_shows_what_is_carried(monk
         look = conditioner.appearance(0, images, Things.none())
         nothing = (torch.zeros_like(images), torch.zeros(6, 1, IMAGE_HEIGHT // 2, IMAGE_WIDTH // 2))
         monkeypatch.setattr(conditioner, "painted", lambda *_: nothing)
-        both = conditioner.window([0], fps=12.0, codec=codec, source=given, appearance=look)
-        alone = conditioner.window([0], fps=12.0, codec=codec, source=given)
+        both = conditioner.window([0], fps=12.0, codec=codec, sources=[given], appearance=look)
+        alone = conditioner.window([0], fps=12.0, codec=codec, sources=[given])
     torch.testing.assert_close(both.condition.memory_valid_BTV1HW, alone.condition.memory_valid_BTV1HW)
     assert both.shown_TVCHW is not None and alone.shown_TVCHW is not None
     torch.testing.assert_close(both.shown_TVCHW, alone.shown_TVCHW)

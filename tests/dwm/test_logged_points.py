@@ -242,7 +242,7 @@ def test_with_points_memory_from_the_log_shows_them_and_says_nothing():
     assert conditioner.notes == ()
     codec = Autoencoder(CodecConfig(latent_channels=8, width=4, blocks=1)).eval()
     with torch.inference_mode():
-        window = conditioner.window([0, 3, 6], fps=12.0, codec=codec, source=given, log=True).condition
+        window = conditioner.window([0, 3, 6], fps=12.0, codec=codec, sources=[given], log=True).condition
         assert window.memory_BTVCHW is not None
         torch.testing.assert_close(window.memory_BTVCHW[0, 2], codec.encode(memory))
 

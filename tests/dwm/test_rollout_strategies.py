@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -19,7 +19,8 @@ from dwm.errors import InputError
 from dwm.flow.correcting import renoise_anchors
 from dwm.models.conditioning import DenoiseCondition
 from dwm.rollout.config import RolloutConfig
-from dwm.rollout.strategies import Chunk, roll_out
+from dwm.rollout.state import State, load_state, save_state
+from dwm.rollout.strategies import STRATEGIES, Chunk, roll_out
 from dwm.rollout.window import window_generator
 from dwm.rollout.world_model import WorldModel
 from dwm.scenario.build import build_scenario
@@ -52,12 +53,13 @@ class FakeConditioner:
         before = torch.ones(V, H, W) if source.sharpness_VHW is None else source.sharpness_VHW
         return before / 2
 
-    def window(self, frames, *, fps, codec, source=None, appearance=None, layout=True, log=False) -> Window:
+    def window(self, frames, *, fps, codec, sources=(), appearance=None, layout=True, log=False) -> Window:
+        source = sources[0] if sources else None
         picture = None if source is None else source.images_V3HW.clone()
         worn = None if source is None else source.sharpness_VHW
         self.asked.append(
             SimpleNamespace(
-                frames=list(frames), fps=fps, source=None if source is None else source.frame, picture=picture, layout=layout, appearance=appearance,
+                frames=list(frames), fps=fps, source=None if source is None else source.frame, sources=[s.frame for s in sources], picture=picture, layout=layout, appearance=appearance,
                 sharpness=None if worn is None else float(worn.mean()),
             )
         )  # fmt: skip
@@ -76,11 +78,13 @@ class Oracle:
 
     noisy: float = 0.0
     seen: list[tuple[list[int], Tensor, Tensor]] = field(default_factory=list)
+    batches: list[Tensor] = field(default_factory=list)
 
     def __call__(self, latents_BTVCHW: Tensor, levels_BT: Tensor, condition: DenoiseCondition) -> Tensor:
-        frames = [int(f) for f in condition.waypoints_BTK[0, :, 0]]
-        self.seen.append((frames, latents_BTVCHW[0].clone(), levels_BT[0].clone()))
-        truth = torch.stack([CODEC.encode(true_image(f)) for f in frames])[None]
+        numbers = [[int(f) for f in window[:, 0]] for window in condition.waypoints_BTK]
+        self.seen += [(f, x.clone(), t.clone()) for f, x, t in zip(numbers, latents_BTVCHW, levels_BT, strict=True)]
+        self.batches.append(levels_BT)
+        truth = torch.stack([torch.stack([CODEC.encode(true_image(f)) for f in frames]) for frames in numbers])
         return truth + self.noisy * latents_BTVCHW
 
 
@@ -88,17 +92,20 @@ def make_world(oracle: Oracle) -> WorldModel:
     return WorldModel(codec=CODEC, denoiser=oracle, device=torch.device("cpu"), things=Things.none())
 
 
-def run(total: int, oracle: Oracle | None = None, seed: int = 5, **settings) -> tuple[list[Chunk], FakeConditioner, Oracle]:
+def run(
+    total: int, oracle: Oracle | None = None, seed: int = 5, after: State | None = None, **settings
+) -> tuple[list[Chunk], FakeConditioner, Oracle]:
     conditioner, oracle = FakeConditioner(total), oracle or Oracle()
     config = RolloutConfig(**{"steps": 2, **settings})
-    return list(roll_out(make_world(oracle), conditioner, true_image(0), config, seed)), conditioner, oracle  # type: ignore[arg-type]
+    chunks = roll_out(make_world(oracle), conditioner, true_image(0), config, seed, after)  # type: ignore[arg-type]
+    return list(chunks), conditioner, oracle
 
 
 def spans(chunks: list[Chunk]) -> list[tuple[int, int]]:
     return [(c.first_frame, c.first_frame + len(c.images_NV3HW) - 1) for c in chunks]
 
 
-@pytest.mark.parametrize("strategy", ["recurrent", "coarse_to_refine"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize(("total", "condition_frames"), [(2, 1), (9, 1), (20, 2), (25, 3)])
 def test_every_frame_comes_once_in_order_and_is_the_oracles(strategy, total, condition_frames):
     chunks, _, _ = run(total, strategy=strategy, condition_frames=condition_frames)
@@ -120,7 +127,7 @@ def test_recurrent_windows_overlap_by_their_condition_frames():
 
 
 def test_every_window_gets_the_true_first_frames_look_or_none():
-    for strategy in ("recurrent", "coarse_to_refine"):
+    for strategy in STRATEGIES:
         _, conditioner, _ = run(21, strategy=strategy, window_frames=8)
         assert len(conditioner.asked) > 2
         for asked in conditioner.asked:
@@ -142,9 +149,97 @@ def test_coarse_windows_run_at_the_anchor_rate_and_one_window_ahead():
     chunks, conditioner, _ = run(21, strategy="coarse_to_refine", window_frames=3, anchor_fps=2.0)
     assert spans(chunks) == [(1, 6), (7, 12), (13, 18), (19, 20)]
     assert [(a.fps, a.frames) for a in conditioner.asked] == [
-        (2.0, [0, 6, 12]), (12.0, list(range(0, 7))), (12.0, list(range(6, 13))), (2.0, [12, 18]),
+        (2.0, [0, 6, 12]), (12.0, list(range(0, 7))), (2.0, [12, 18]), (12.0, list(range(6, 13))),
         (12.0, list(range(12, 19))), (12.0, [18, 19, 20]),
     ]  # fmt: skip
+
+
+def test_key_frames_divide_the_video_and_gaps_longer_than_a_window_are_divided_again():
+    chunks, conditioner, _ = run(28, strategy="divide_and_conquer", window_frames=4, anchor_fps=12 / 9)
+    assert [(a.frames, a.sources) for a in conditioner.asked] == [
+        ([0, 9, 18, 27], [0]),
+        ([0, 3, 6, 9], [0, 9]), ([0, 1, 2, 3], [0, 3]), ([3, 4, 5, 6], [3, 6]), ([6, 7, 8, 9], [6, 9]),
+        ([9, 12, 15, 18], [9, 18]), ([9, 10, 11, 12], [9, 12]), ([12, 13, 14, 15], [12, 15]), ([15, 16, 17, 18], [15, 18]),
+        ([18, 21, 24, 27], [18, 27]), ([18, 19, 20, 21], [18, 21]), ([21, 22, 23, 24], [21, 24]), ([24, 25, 26, 27], [24, 27]),
+    ]  # fmt: skip
+    assert spans(chunks) == [(a, a + 2) for a in range(1, 28, 3)]
+    assert [round(a.fps, 3) for a in conditioner.asked][:3] == [round(12 / 9, 3), 4.0, 12.0]
+
+
+def test_the_last_key_frame_is_the_last_frame():
+    _, conditioner, _ = run(12, strategy="divide_and_conquer", window_frames=8, anchor_fps=2.0)
+    assert [a.frames for a in conditioner.asked] == [[0, 6, 11], list(range(0, 7)), list(range(6, 12))]
+
+
+def test_a_hierarchy_is_one_coarse_pass_of_12n_plus_1_frames_and_gaps_side_by_side():
+    total = 3 * 12 + 1
+    chunks, conditioner, oracle = run(total, strategy="hierarchical", window_frames=13, anchor_fps=1.0, gaps_at_once=2, steps=1)
+    assert [a.frames for a in conditioner.asked] == [[0, 12, 24, 36], *(list(range(12 * i, 12 * i + 13)) for i in range(3))]
+    assert spans(chunks) == [(1, 24), (25, 36)]
+    assert [len(latents) for latents in oracle.batches] == [1, 2, 1]
+    # A junction frame comes once: as the key frame that both its gaps are given.
+    for chunk in chunks:
+        assert torch.equal(chunk.images_NV3HW[-1], chunk.after.given[0].images_V3HW)
+    fine = [(frames, levels) for frames, _, levels in oracle.seen if len(frames) == 13]
+    assert all((levels == 1).nonzero()[:, 0].tolist() == [0, 12] for _, levels in fine)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_gaps_filled_side_by_side_are_those_filled_one_after_another(steps):
+    def video(gaps: int) -> Tensor:
+        settings = dict(strategy="hierarchical", window_frames=5, anchor_fps=3.0, steps=steps, gaps_at_once=gaps)
+        return torch.cat([chunk.images_NV3HW for chunk in run(30, Oracle(noisy=0.3), **settings)[0]])
+
+    alone = video(1)
+    assert float((alone - video(1)).abs().max()) == 0
+    for gaps in (2, 3, 100):
+        torch.testing.assert_close(video(gaps), alone, atol=1e-5, rtol=0)
+
+
+def test_frames_between_key_frames_are_made_by_a_model_of_their_own():
+    coarse, fine = Oracle(), Oracle()
+    conditioner, config = FakeConditioner(25), RolloutConfig(strategy="hierarchical", anchor_fps=1.0, steps=1)
+    world = replace(make_world(coarse), fine=fine)
+    list(roll_out(world, conditioner, true_image(0), config, 0))  # type: ignore[arg-type]
+    assert [frames for frames, _, _ in coarse.seen] == [[0, 12, 24]]
+    assert [frames for frames, _, _ in fine.seen] == [list(range(0, 13)), list(range(12, 25))]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_roll_out_goes_on_from_a_saved_state_as_if_it_had_never_stopped(strategy, tmp_path):
+    settings = dict(strategy=strategy, window_frames=5, condition_frames=2, anchor_fps=3.0, gaps_at_once=2)
+    whole, _, _ = run(40, Oracle(noisy=0.3), **settings)
+    assert len(whole) >= 4
+    for i in (0, 1, 2):
+        save_state(whole[i].after, tmp_path / "state", of="clip-7")
+        state = load_state(tmp_path / "state", of="clip-7")
+        rest, _, _ = run(40, Oracle(noisy=0.3), after=state, **settings)
+        assert spans(rest) == spans(whole[i + 1 :])
+        assert all(torch.equal(a.images_NV3HW, b.images_NV3HW) for a, b in zip(rest, whole[i + 1 :], strict=True))
+
+
+def test_a_state_of_another_roll_out_is_refused(tmp_path):
+    chunks, _, _ = run(9)
+    save_state(chunks[0].after, tmp_path / "state", of="clip-7")
+    with pytest.raises(InputError, match=r"is the state of roll-out 'clip-7', not of 'clip-8'"):
+        load_state(tmp_path / "state", of="clip-8")
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_what_lies_ahead_changes_no_earlier_window(strategy):
+    """A frame number far ahead stands for a waypoint there: windows that do not hold it are as they were."""
+    settings = dict(strategy=strategy, window_frames=5, anchor_fps=3.0, gaps_at_once=1)
+
+    class Swayed(Oracle):
+        def __call__(self, latents: Tensor, levels: Tensor, condition: DenoiseCondition) -> Tensor:
+            moved = (condition.waypoints_BTK[..., 0] == 30).any(1)[:, None, None, None, None, None]
+            return super().__call__(latents, levels, condition) + moved
+
+    plain, swayed = (torch.cat([c.images_NV3HW for c in run(40, oracle, **settings)[0]]) for oracle in (Oracle(), Swayed()))
+    changed = (plain - swayed).abs().amax((1, 2, 3, 4)) > 1e-4
+    window = 4 if strategy in ("recurrent", "coarse_to_refine") else 16
+    assert bool(changed[29])
+    assert not bool(changed[: 29 - window].any())
 
 
 def test_given_frames_enter_clean_and_are_those_of_the_window_before():
@@ -169,7 +264,7 @@ def test_the_memory_comes_from_the_last_given_frame_as_it_looks():
     assert [(a.source, a.picture, a.layout) for a in off.asked] == [(None, None, False)] * len(off.asked)
 
 
-@pytest.mark.parametrize("strategy", ["recurrent", "coarse_to_refine"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_same_seed_gives_the_same_pixels_and_another_seed_others(strategy):
     a, b, c = (
         torch.cat([chunk.images_NV3HW for chunk in run(15, Oracle(noisy=0.3), seed, strategy=strategy)[0]])
@@ -220,14 +315,14 @@ def test_temporal_progressive_denoising_cleans_earlier_frames_first():
     assert all(a > b for a, b in pairwise(middle[1:].tolist()))
 
 
-@pytest.mark.parametrize("strategy", ["recurrent", "coarse_to_refine"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_pictures_of_the_past_are_let_go(strategy):
     conditioner = FakeConditioner(80)
     conditioner.window = lambda *a, **k: FakeConditioner.window(FakeConditioner(1), *a, **k)  # type: ignore[method-assign]
     oracle = Oracle()
     alive: list[weakref.ref[Tensor]] = []
     most = 0
-    config = RolloutConfig(strategy=strategy, steps=1, window_frames=7)
+    config = RolloutConfig(strategy=strategy, steps=1, window_frames=7, gaps_at_once=1)
     for chunk in roll_out(make_world(oracle), conditioner, true_image(0), config, 0):  # type: ignore[arg-type]
         oracle.seen.clear()
         alive.append(weakref.ref(chunk.images_NV3HW))
@@ -272,7 +367,10 @@ def test_with_a_real_conditioner_a_standing_car_that_echoes_its_memory_sees_the_
 
 
 def test_settings_that_no_roll_out_can_use_are_told():
-    with pytest.raises(InputError, match=r"unknown strategy 'sideways'; choose one of recurrent, coarse_to_refine"):
+    with pytest.raises(
+        InputError,
+        match=r"unknown strategy 'sideways'; choose one of recurrent, coarse_to_refine, divide_and_conquer, hierarchical",
+    ):
         run(5, strategy="sideways")
     for given in (0, 8):
         with pytest.raises(InputError, match="of a window of 8"):
