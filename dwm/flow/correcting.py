@@ -22,6 +22,12 @@ def correcting_noise(alpha_1: float, total: float) -> tuple[float, float]:
     return alpha_2, math.sqrt(variance)
 
 
+def anchor_levels(levels: Tensor, *, alpha_1: float, total: float) -> Tensor:
+    """1 - g(t), the level of an anchor in a clip at level t: g falls linearly from ``total`` at t = 0 to ``alpha_1`` at t = 1."""
+    correcting_noise(alpha_1, total)
+    return 1 - total + (total - alpha_1) * levels
+
+
 def renoise_anchors(anchors: Tensor, noise: Tensor, *, alpha_1: float, total: float) -> Tensor:
     """x_n = (1 - alpha_2) z + alpha_2 n_2 with n_2 ~ N(0, sigma^2) (eq. 9); its level is 1 - ``total``.
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dwm.flow.correcting import anchor_levels
 from dwm.flow.schedule import progressive_level
 
 VELOCITY_FLOOR = 0.05  # least 1 - t that a velocity is divided by
@@ -22,6 +23,8 @@ class NoiseConfig:
     logit_mean: float = -1.0  # levels are sigmoid(normal(mean, std)); below 0 leans to noisy frames
     logit_std: float = 1.2
     pure_noise_share: float = 0.25  # draws that are level 0: where sampling starts, and with few steps the step that counts
+    anchor_error: float = 0.2  # alpha_1, the noise that predicted anchors are taken to carry (MiLA eq. 8)
+    anchor_noise: float = 0.5  # g(0), the most noise that anchors are corrected from (MiLA eq. 12)
     progressive_omega: float = 1.5  # steepness of the progressive levels [rad], in (0, pi/2]
     robust: float = 0.15  # c of the pseudo-Huber error, in latent units: squared below, absolute above; 0 is squared throughout
     weight_cap: float = 4.0  # a frame's error counts min(1 / (1 - t)^2, cap): velocity error, bounded near clean frames
@@ -57,21 +60,32 @@ def flow_loss(
 
 
 def sample_training_noise_levels(
-    generator: torch.Generator, clean_mask_BT: Tensor, *, kind: str = "shared", config: NoiseConfig
+    generator: torch.Generator,
+    clean_mask_BT: Tensor,
+    *,
+    kind: str = "shared",
+    config: NoiseConfig,
+    anchor_mask_BT: Tensor | None = None,
 ) -> Tensor:
     """Levels [B, T], on the CPU; 1 where ``clean_mask_BT`` is True.
 
     ``kind``: "shared" one level per clip, "independent" one per frame, "progressive" earlier frames cleaner (MiLA eq. 13).
+    Where ``anchor_mask_BT`` (m of MiLA eq. 15) is True, frames carry the noise of a predicted anchor that is corrected, 1 - g(t):
+    noised by eq. 8 and 9 they are distributed as true frames at that level.
     """
     batch, frames = clean_mask_BT.shape
     count = frames if kind == "independent" else 1
     draws = torch.randn(batch, count, generator=generator) * config.logit_std + config.logit_mean
     pure = torch.rand(batch, count, generator=generator) < config.pure_noise_share
-    levels = draws.sigmoid().masked_fill(pure, 0.0).expand(batch, frames)
+    base = draws.sigmoid().masked_fill(pure, 0.0).expand(batch, frames)
+    anchors = torch.zeros_like(clean_mask_BT) if anchor_mask_BT is None else anchor_mask_BT
+    levels = base
     if kind == "progressive":
-        levels = progressive_level(levels, clean_mask_BT, config.progressive_omega)
+        levels = progressive_level(base, clean_mask_BT | anchors, config.progressive_omega)
     elif kind not in ("shared", "independent"):
         raise ValueError(f"kind {kind!r} is not one of shared, independent, progressive")
+    corrected = anchor_levels(base, alpha_1=config.anchor_error, total=config.anchor_noise)
+    levels = torch.where(anchors, corrected, levels)
     return levels.masked_fill(clean_mask_BT, 1.0)
 
 

@@ -50,7 +50,8 @@ def denoise(
     """
     if noise_BTVCHW is None:
         noise_BTVCHW = torch.randn(clean_latents_BTVCHW.shape, generator=generator).to(clean_latents_BTVCHW)
-    levels = level_matrix(steps, clean_mask_BT.cpu(), schedule).to(noise_BTVCHW.device)
+    anchors = None if start is None else (start.levels_BT > 0).cpu()
+    levels = level_matrix(steps, clean_mask_BT.cpu(), schedule, anchors).to(noise_BTVCHW.device)
     latents = noise_BTVCHW
     if start is not None:
         levels = start.levels_BT + (1 - start.levels_BT) * levels

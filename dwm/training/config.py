@@ -58,6 +58,9 @@ class WorldTraining:
     shortcut_clips: int = 0  # clips that the linear shortcut is solved on before the first step; 0 leaves it to training
     adversary: float = 0.0  # strength of a critic's pull, as a share of the squared error's; 0 trains without one
     anchor_share: float = 0.25  # clips whose last frame is given too
+    noisy_anchor_share: float = (
+        0.0  # of the others, those whose last frame is an anchor to be corrected (MiLA's third stage: 0.75)
+    )
     dirty_condition_share: float = 0.3  # clips whose given frames carry a little noise, like the model's own outputs
     dirty_condition_level: float = 0.85  # least level of those frames
     progressive_share: float = 0.15  # clips with earlier frames cleaner

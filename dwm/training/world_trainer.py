@@ -65,15 +65,17 @@ def draw(generator: torch.Generator, given_B: Tensor, frames: int, config: World
 
 def _draw_levels(generator: torch.Generator, leading: int, frames: int, config: WorldTraining) -> Tensor:
     """Levels [T] of one clip."""
-    anchored, order, dirtied = torch.rand(3, generator=generator).tolist()
+    anchored, order, dirtied, corrected = torch.rand(4, generator=generator).tolist()
     given = (torch.arange(frames) < leading)[None]
     given[0, -1] |= anchored < config.anchor_share and leading < frames - 1  # something is left to learn
+    anchor = torch.zeros_like(given)
+    anchor[0, -1] = corrected < config.noisy_anchor_share and not given[0, -1]
     kind = "shared"
     if order < config.progressive_share:
         kind = "progressive"
     elif order < config.progressive_share + config.independent_share:
         kind = "independent"
-    levels = sample_training_noise_levels(generator, given, kind=kind, config=config.noise)
+    levels = sample_training_noise_levels(generator, given, kind=kind, config=config.noise, anchor_mask_BT=anchor)
     if dirtied < config.dirty_condition_share:
         low = config.dirty_condition_level
         dirty = low + (1 - low) * torch.rand(1, frames, generator=generator)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dwm.flow.correcting import correcting_noise, renoise_anchors
+from dwm.flow.correcting import anchor_levels, correcting_noise, renoise_anchors
 from dwm.flow.rectified import NoiseConfig, flow_loss, interpolate, sample_training_noise_levels, velocity
 from dwm.flow.sampler import Start, denoise
 from dwm.flow.schedule import ScheduleConfig, level_matrix, progressive_level
@@ -112,6 +112,16 @@ def test_levels_rise_from_zero_to_one_and_earlier_frames_lead(omega):
     assert (lead > 1e-3).all() if omega else (lead == 0).all()
 
 
+def test_anchors_keep_the_common_pace_and_are_not_counted_among_the_others():
+    anchors = torch.zeros(2, 5, dtype=torch.bool)
+    anchors[:, 4] = True
+    levels = level_matrix(6, given(0), ScheduleConfig(progressive_omega=1.2), anchors)
+    torch.testing.assert_close(levels[:, 0, 4], torch.linspace(0, 1, 7))
+    torch.testing.assert_close(
+        levels[:, :, 1:4], level_matrix(6, given(0, 4), ScheduleConfig(progressive_omega=1.2))[:, :, 1:4]
+    )
+
+
 def test_a_shift_above_one_lingers_at_noisy_levels():
     levels = level_matrix(4, given(), ScheduleConfig(shift=3.0))[:, 0, 0]
     torch.testing.assert_close(levels, torch.tensor([0, 0.25 / 2.5, 0.5 / 2, 0.75 / 1.5, 1]))
@@ -187,15 +197,54 @@ def test_started_frames_begin_at_their_own_level():
     torch.testing.assert_close(out[:, 1], noise[:, 1])
 
 
-def test_renoised_anchors_carry_the_noise_of_their_level():
-    """Errors of scale alpha_1 plus the added noise make the scale g, as equations 10-11 demand."""
-    alpha_1, total, count = 0.1, 0.4, 400_000
-    truth = 2.0
+@pytest.mark.parametrize(("alpha_1", "total"), [(0.1, 0.4), (0.2, 0.5), (0.3, 0.95)])
+def test_renoised_anchors_carry_the_noise_of_their_level(alpha_1, total):
+    """Anchors drawn by equation 8 and noised by equation 9 have mean (1 - g) x and variance g^2 (equations 10-11)."""
+    count, truth = 1_000_000, 2.0
     errors, noise = rand(0, (count,)), rand(1, (count,))
     anchors = (1 - alpha_1) * truth + alpha_1 * errors
     renoised = renoise_anchors(anchors, noise, alpha_1=alpha_1, total=total)
-    assert float(renoised.mean()) == pytest.approx((1 - total) * truth, abs=3e-3)
-    assert float(renoised.std()) == pytest.approx(total, abs=3e-3)
+    assert float(renoised.mean()) == pytest.approx((1 - total) * truth, rel=0.01)
+    assert float(renoised.var()) == pytest.approx(total**2, rel=0.01)
+
+
+@pytest.mark.parametrize(("alpha_1", "total"), [(0.0, 0.3), (0.2, 0.5), (0.4, 1.0)])
+def test_equation_12_goes_there_and_back(alpha_1, total):
+    alpha_2, sigma = correcting_noise(alpha_1, total)
+    assert 1 - (1 - alpha_1) * (1 - alpha_2) == pytest.approx(total)
+    assert (alpha_2 * sigma) ** 2 + (alpha_1 * (1 - alpha_2)) ** 2 == pytest.approx(total**2)
+
+
+def test_an_anchors_noise_falls_linearly_to_what_a_prediction_carries():
+    levels = anchor_levels(torch.tensor([0.0, 0.25, 1.0]), alpha_1=0.2, total=0.6)
+    torch.testing.assert_close(levels, torch.tensor([0.4, 0.5, 0.8]))
+
+
+def test_training_anchors_have_the_level_of_equation_15_and_the_others_that_of_their_place():
+    anchors = torch.zeros(2, 5, dtype=torch.bool)
+    anchors[:, 4] = True
+    config = NoiseConfig(pure_noise_share=0.0, anchor_error=0.2, anchor_noise=0.6, progressive_omega=1.2)
+
+    def draw(kind):
+        generator = torch.Generator().manual_seed(3)
+        return sample_training_noise_levels(generator, given(0), kind=kind, config=config, anchor_mask_BT=anchors)
+
+    shared, progressive = draw("shared"), draw("progressive")
+    torch.testing.assert_close(shared[:, 4], 0.4 + 0.4 * shared[:, 1])
+    torch.testing.assert_close(progressive[:, 4], shared[:, 4])  # at the common pace
+    three = progressive_level(shared[:, 1:2].expand(2, 3), torch.zeros(2, 3, dtype=torch.bool), 1.2)
+    torch.testing.assert_close(progressive[:, 1:4], three)
+
+
+def test_with_a_quarter_turn_the_first_frame_clears_fast_first_and_the_last_one_late():
+    """MiLA figures 4b and 10."""
+    levels = level_matrix(50, torch.zeros(1, 12, dtype=torch.bool), ScheduleConfig(progressive_omega=math.pi / 2))[:, 0]
+    assert (levels[0] == 0).all() and (levels[-1] == 1).all()
+    assert (levels.diff(dim=0) > 0).all() and (levels[1:-1].diff(dim=1) < 0).all()
+    steps = levels.diff(dim=0)
+    assert (steps[:, 0].diff() < 0).all()  # ever slower: cos((1 - t) pi / 2)
+    assert float(steps[-5:, -1].mean()) > 4 * float(steps[:5, -1].mean())  # in the last few steps
+    torch.testing.assert_close(levels[:, 0], torch.sin(torch.linspace(0, 1, 51) * math.pi / 2), atol=1e-6, rtol=0)
 
 
 def test_noise_scales_that_cannot_be_reached_are_refused():

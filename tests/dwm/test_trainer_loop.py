@@ -11,6 +11,7 @@ import torch
 
 from dwm.codec.autoencoder import CodecConfig
 from dwm.errors import InputError
+from dwm.flow.rectified import NoiseConfig
 from dwm.models.dit import DiTConfig
 from dwm.models.weights import load_model
 from dwm.training.clips import TrainingClip, collate
@@ -196,6 +197,16 @@ def test_shares_of_what_chance_decides():
     assert (levels[:, 2:7] < 1).all()
     assert float(drawn.has_text_B.float().mean()) == pytest.approx(0.85, abs=0.02)
     assert float(drawn.has_memory_B.float().mean()) == pytest.approx(0.8, abs=0.02)
+
+
+def test_anchors_to_be_corrected_are_the_tails_that_are_not_given():
+    config = WorldTraining(anchor_share=0.2, noisy_anchor_share=0.75, dirty_condition_share=0.0, independent_share=0.0)
+    config = replace(config, noise=NoiseConfig(pure_noise_share=1.0, anchor_noise=0.6))
+    levels = draw(torch.Generator().manual_seed(0), torch.ones(4000), 8, config).levels_BT
+    given, corrected, noise = (float((levels[:, 7] - at).abs().lt(1e-6).float().mean()) for at in (1.0, 0.4, 0.0))
+    assert given == pytest.approx(0.2, abs=0.02)
+    assert corrected == pytest.approx(0.75 * 0.8, abs=0.02)
+    assert noise == pytest.approx(0.25 * 0.8, abs=0.02)
 
 
 def test_stored_bytes_become_shares_on_the_device():
