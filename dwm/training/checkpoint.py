@@ -26,20 +26,37 @@ class TrainingState:
     averaged: nn.Module  # exponential moving average of the model
     optimizer: torch.optim.Optimizer
     fingerprint: str  # JSON object of what must not change between resumptions
+    template: nn.Module | None = None  # a whole model to be filled, where the other two are spread over processes
     step: int = 0  # optimiser steps done
     elapsed_s: float = 0.0  # training time spent
+
+    def payload(self) -> dict[str, Any]:
+        """As it is stored."""
+        return {
+            "model": self.model.state_dict(), "averaged": self.averaged.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "fingerprint": self.fingerprint, "step": self.step, "elapsed_s": self.elapsed_s,
+        }  # fmt: skip
 
 
 def save_checkpoint(state: TrainingState, path: Path) -> None:
     """Replace the checkpoint atomically."""
-    payload = {
-        "model": state.model.state_dict(),
-        "averaged": state.averaged.state_dict(),
-        "optimizer": state.optimizer.state_dict(),
-        "fingerprint": state.fingerprint,
-        "step": state.step,
-        "elapsed_s": state.elapsed_s,
-    }
+    write_atomically(state.payload(), path)
+
+
+def load_checkpoint(state: TrainingState, path: Path) -> bool:
+    """Fill ``state`` from the checkpoint; False when there is none. InputError when it belongs to another run."""
+    if not path.is_file():
+        return False
+    payload = read_payload(path, state.fingerprint)
+    state.model.load_state_dict(payload["model"])
+    state.averaged.load_state_dict(payload["averaged"])
+    state.optimizer.load_state_dict(payload["optimizer"])
+    state.step, state.elapsed_s = payload["step"], payload["elapsed_s"]
+    return True
+
+
+def write_atomically(payload: dict[str, Any], path: Path) -> None:
+    """All of the file or nothing."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
         torch.save(payload, file)
@@ -48,28 +65,18 @@ def save_checkpoint(state: TrainingState, path: Path) -> None:
     os.replace(partial, path)
 
 
-def load_checkpoint(state: TrainingState, path: Path) -> bool:
-    """Fill ``state`` from the checkpoint; False when there is none. InputError when it belongs to another run."""
-    if not path.is_file():
-        return False
-    payload = _read(path)
-    stored = json.loads(payload["fingerprint"])
-    for key, value in json.loads(state.fingerprint).items():
-        if stored.get(key) != value:
-            raise InputError(path, f"this folder holds a run with another {key}", "choose another loop.out, or delete it")
-    state.model.load_state_dict(payload["model"])
-    state.averaged.load_state_dict(payload["averaged"])
-    state.optimizer.load_state_dict(payload["optimizer"])
-    state.step, state.elapsed_s = payload["step"], payload["elapsed_s"]
-    return True
-
-
-def _read(path: Path) -> dict[str, Any]:
+def read_payload(path: Path, fingerprint: str) -> dict[str, Any]:
+    """What ``TrainingState.payload`` gave; InputError when it cannot be read or belongs to another run."""
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True)
-        return {key: payload[key] for key in ("model", "averaged", "optimizer", "fingerprint", "step", "elapsed_s")}
+        payload = {key: payload[key] for key in ("model", "averaged", "optimizer", "fingerprint", "step", "elapsed_s")}
     except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError, OSError) as error:
         raise InputError(path, "the checkpoint cannot be read", "delete it to start again, or restore a copy") from error
+    stored = json.loads(payload["fingerprint"])
+    for key, value in json.loads(fingerprint).items():
+        if stored.get(key) != value:
+            raise InputError(path, f"this folder holds a run with another {key}", "choose another loop.out, or delete it")
+    return payload
 
 
 @torch.no_grad()

@@ -29,6 +29,7 @@ class LoopConfig:
     weight_decay: float = 0.01
     gradient_clip: float = 1.0  # largest gradient norm
     ema_decay: float = 0.999  # of the averaged weights, which are the ones exported
+    shard: bool = False  # spread the model over the processes of ``torchrun`` (FSDP) instead of one copy each
     compile: bool = False  # torch.compile; worth it on a GPU
     loader_threads: int = 1  # batches prepared ahead, one per thread
     log_every: int = 20  # optimiser steps

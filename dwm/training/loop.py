@@ -31,6 +31,7 @@ from dwm.training.checkpoint import TrainingState, load_checkpoint, save_checkpo
 from dwm.training.config import LoopConfig
 from dwm.training.journal import Journal
 from dwm.training.parallel import Crew, join_crew
+from dwm.training.sharding import is_spread, load_share, save_share, shard, whole
 
 logger = logging.getLogger(__name__)
 MAX_BAD_STEPS = 50  # steps in a row without finite gradients after which a run is given up
@@ -81,33 +82,52 @@ def fit(task: Task, config: LoopConfig, *, progress: bool = False) -> Path:
     crew, device = join_crew(), pick_device(config.device)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    model = task.model.to(device).train()
-    state = TrainingState(
-        model=model,
-        averaged=copy.deepcopy(model).eval().requires_grad_(False),
-        optimizer=_optimizer(model, config),
-        fingerprint=task.fingerprint,
-    )
-    if load_checkpoint(state, out / "checkpoint.pt"):
-        logger.info("resumed %s at step %d", out, state.step)
-    else:
-        task.prepare(device)
-        state.averaged.load_state_dict(model.state_dict())
+    state = _begin(task, config, out, device, crew)
     journal = Journal(out, state.step) if crew.leads else None
     with _stop_on_sigterm() as stop:
         _run(task, state, config, journal, stop, device, crew, progress)
+    _save(state, out, crew)
     if journal is not None:
-        save_checkpoint(state, out / "checkpoint.pt")
         journal.close()
-        export(task, state, out / "weights.safetensors", device)
+    export(task, state, out / "weights.safetensors", device, crew)
     crew.wait()
     return out / "weights.safetensors"
 
 
-def export(task: Task, state: TrainingState, path: Path, device: torch.device) -> Path:
-    """Write the averaged weights, ready for use."""
-    final = task.finish(copy.deepcopy(state.averaged), device)
-    return save_model(final, path, {**task.metadata, "steps": str(state.step)})
+def _begin(task: Task, config: LoopConfig, out: Path, device: torch.device, crew: Crew) -> TrainingState:
+    """A new run, or the one that the folder holds."""
+    model = task.model.to(device).train()
+    spread = config.shard and crew.size > 1
+    resumes = (out / ("checkpoint.json" if spread else "checkpoint.pt")).is_file()
+    if not resumes:
+        task.prepare(device)
+    averaged = copy.deepcopy(model).eval().requires_grad_(False)
+    template = copy.deepcopy(averaged).cpu() if spread and crew.leads else None
+    if spread:
+        shard(model, crew, device)
+        shard(averaged, crew, device)
+    state = TrainingState(
+        model=model, averaged=averaged, optimizer=_optimizer(model, config), fingerprint=task.fingerprint, template=template
+    )  # fmt: skip
+    if resumes and (load_share(state, out, crew) if spread else load_checkpoint(state, out / "checkpoint.pt")):
+        logger.info("resumed %s at step %d", out, state.step)
+    return state
+
+
+def _save(state: TrainingState, out: Path, crew: Crew) -> None:
+    if is_spread(state.model):
+        save_share(state, out, crew)
+    elif crew.leads:
+        save_checkpoint(state, out / "checkpoint.pt")
+
+
+def export(task: Task, state: TrainingState, path: Path, device: torch.device, crew: Crew) -> None:
+    """Write the averaged weights, ready for use; all processes take part, the first one writes."""
+    weights = {name: whole(tensor) for name, tensor in state.averaged.state_dict().items()}
+    if crew.leads:
+        averaged = copy.deepcopy(state.template or state.averaged)
+        averaged.load_state_dict(weights)
+        save_model(task.finish(averaged.to(device), device), path, {**task.metadata, "steps": str(state.step)})
 
 
 def pick_device(name: str) -> torch.device:
@@ -167,18 +187,16 @@ def _run(
             now = time.monotonic()
             state.elapsed_s, clock = state.elapsed_s + now - clock, now
             bar.update()
-            if journal is None:
-                continue
-            if state.step % config.log_every == 0 or state.step == config.steps:
+            if journal is not None and (state.step % config.log_every == 0 or state.step == config.steps):
                 speed = (state.step - last_step) * config.batch_size * config.accumulate * crew.size / max(now - last_log, 1e-9)
                 journal.scalars(state.step, {**figures, "learning_rate": rate, "samples_per_s": speed})
                 bar.set_postfix(loss=f"{figures['loss']:.4f}", refresh=False)
                 last_log, last_step = now, state.step
             if state.step % config.checkpoint_every == 0:
-                save_checkpoint(state, out / "checkpoint.pt")
+                _save(state, out, crew)
             if config.sample_every and state.step % config.sample_every == 0:
                 _evaluate(task, state, journal, device)
-                export(task, state, out / "weights.safetensors", device)
+                export(task, state, out / "weights.safetensors", device, crew)
     finally:
         batches.close()
         bar.close()
@@ -201,8 +219,9 @@ def _step(
         (loss / config.accumulate).backward()
         for key, value in {"loss": loss, **scalars}.items():
             sums[key] = sums.get(key, 0.0) + float(value.detach()) / config.accumulate
-    crew.average_gradients(state.model.parameters())
-    norm = float(nn.utils.clip_grad_norm_(state.model.parameters(), config.gradient_clip))
+    if not is_spread(state.model):
+        crew.average_gradients(state.model.parameters())
+    norm = float(whole(nn.utils.clip_grad_norm_(state.model.parameters(), config.gradient_clip)))
     if math.isfinite(norm):
         state.optimizer.step()
         decay = min(config.ema_decay, (1 + state.step) / (10 + state.step))
@@ -211,9 +230,14 @@ def _step(
     return {**sums, "gradient_norm": norm}
 
 
-def _evaluate(task: Task, state: TrainingState, journal: Journal, device: torch.device) -> None:
-    with torch.inference_mode():
+def _evaluate(task: Task, state: TrainingState, journal: Journal | None, device: torch.device) -> None:
+    """Held-out figures; processes that share a model all take part."""
+    if journal is None and not is_spread(state.averaged):
+        return
+    with torch.no_grad():
         figures, strip = task.evaluate(state.averaged, device)
+    if journal is None:
+        return
     if figures:
         journal.scalars(state.step, figures)
     if strip is not None:

@@ -122,6 +122,8 @@ class WorldTask:
         self.config, self.clips = config, clips
         if len(clips) <= config.world.held_out:
             raise InputError(config.data, f"only {len(clips)} clips", f"give more than the {config.world.held_out} held out")
+        if config.loop.shard and config.world.adversary:
+            raise InputError("loop.shard", "true beside world.adversary", "train against a critic with a copy in each process")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.loop.seed)
             self.model: nn.Module = (Duel if config.world.adversary else build_denoiser)(config.world.model)
