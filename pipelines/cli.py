@@ -195,7 +195,10 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--duration", type=float, metavar="SECONDS", help="clip length (default: memory 10, others 60)")
     parser.add_argument("--contrast", type=float, default=10.5, metavar="SECONDS", help="layout: clip length without layout")
     parser.add_argument("--seeds", type=int, default=3, help="traffic: continuations of each scene")
-    parser.add_argument("--out", type=Path, metavar="PNG", help="scenarios, traffic: where to draw the figure")
+    parser.add_argument("--systems", type=Path, default=Path("conf/bench/systems.yaml"), help="systems: what is compared")
+    parser.add_argument(
+        "--out", type=Path, help="scenarios, traffic: where to draw the figure (PNG); systems: folder of what is done"
+    )
 
 
 def _bench(arguments: argparse.Namespace) -> int:

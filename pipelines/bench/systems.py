@@ -1,0 +1,217 @@
+"""Ways to a minute of video side by side: strategies, systems and their ablations, on held-out scenes where truth is known.
+
+Every variant of ``conf/bench/systems.yaml`` continues the same starting moments along the logged path. In the last seconds of every
+10 s the frames are held against the true video: FVD-pg and FID-pg (``evaluators.frechet_features``), PSNR, and the detector's mAP
+relative to its mAP on true frames. Beside them stand time and passes through the network. Intervals resample starting moments.
+What is done is kept below ``--out``: the same command goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from tqdm import tqdm
+
+from dwm.conditioning.build import IMAGE_HEIGHT, IMAGE_WIDTH, ScenarioConditioner, images_to_tensor, tensor_to_images
+from dwm.conditioning.relight import given_frame
+from dwm.config import load_config
+from dwm.errors import InputError
+from dwm.models.weights import weights_sha256
+from dwm.rollout.config import RolloutConfig
+from dwm.rollout.strategies import roll_out
+from dwm.rollout.world_model import WorldModel
+from dwm.scenario.perturbations import BASELINE
+from dwm.scenario.types import Scenario
+from evaluators.counterfactual import psnr_db
+from evaluators.detector.inference import Detector
+from evaluators.frechet_features import CLIP_FRAMES, FrechetFeatures
+from pipelines.bench.rollouts import FPS, Images, Moment, first_feasible, rejections, starting_moments, true_frames
+from pipelines.bench.systems_run import Cost, Counted, Run, Scored, Stopwatch, load_run, save_run
+from pipelines.bench.systems_table import systems_table
+from pipelines.clip_scores import detect_frames, visible_labels
+from pipelines.worker import first_images
+
+BUCKET_S = 10.0
+_DETECTED_EVERY = 6  # frames
+_LOGGED_S = 1.0  # of log that must be left at a starting moment
+_INDEPENDENT = ("divide_and_conquer", "hierarchical")  # strategies whose windows between key frames need no other window
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """A system with a strategy; what is not said is the command's or the file's."""
+
+    name: str = ""
+    world_model: str = ""
+    fine_model: str = ""
+    rollout: dict[str, Any] = field(default_factory=dict)
+    duration_s: float = 0.0  # at most; 0 is the command's
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemsConfig:
+    """What is compared."""
+
+    scored_s: float = 4.0  # [s] at the end of every 10 s
+    rollout: dict[str, Any] = field(default_factory=dict)  # RolloutConfig of all variants
+    variants: list[Variant] = field(default_factory=list)
+    comparisons: list[list[str]] = field(default_factory=list)  # pairs of variants: FVD-pg of the first over that of the second
+
+
+def bench_systems(
+    dataroot: Path, version: str, codec: Path, weights: Path, things: Path, detector: Path, cases: int, duration_s: float,
+    systems: Path, out: Path | None,
+) -> str:  # fmt: skip
+    """The table as Markdown; ``cases`` starting moments, ``duration_s`` long, buckets of 10 s that fit into it."""
+    config = load_config(SystemsConfig, systems)
+    _check(config, systems, duration_s)
+    folder = out or Path("out/bench/systems")
+    judge = Detector.load(detector)
+    moments = starting_moments(dataroot, version, cases, _LOGGED_S)
+    rejected = Counter[str]()
+    held = [(m, s) for m in moments if (s := first_feasible(m, (BASELINE,), duration_s, rejected, "as driven"))]
+    bench = _Bench(config, codec, weights, things, judge, folder)
+    runs: dict[str, list[Run]] = {}
+    with tqdm(total=len(held) * (1 + len(config.variants)), desc="clips", disable=None) as bar:
+        for moment, scenario in held:
+            clip = _Clip(moment, scenario, judge, config.scored_s, duration_s)
+            for name, run in bench.of(clip, duration_s):
+                runs.setdefault(name, []).append(run)
+                bar.update()
+    scenes = len({moment.scene.name for moment, _ in held})
+    lines = [
+        f"{len(held)} starting moments of {scenes} scenes, as driven; scored: the last {config.scored_s:g} s of every {BUCKET_S:g} s; six cameras, "
+        f"{IMAGE_HEIGHT}x{IMAGE_WIDTH}; detector {judge.sha256[:12]}"
+    ]  # fmt: skip
+    return "\n".join([*lines, *systems_table(runs, [tuple(pair) for pair in config.comparisons]), *rejections(rejected)])
+
+
+def rollout_of(config: SystemsConfig, variant: Variant, where: Path) -> RolloutConfig:
+    """The file's settings with the variant's over them; InputError for unknown ones."""
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(RolloutConfig), config.rollout, variant.rollout)
+        return OmegaConf.to_object(merged)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        first = str(error).splitlines()[0]
+        raise InputError(where, f"variant '{variant.name}': {first}", "see the fields of RolloutConfig") from error
+
+
+def _check(config: SystemsConfig, where: Path, duration_s: float) -> None:
+    names = [variant.name for variant in config.variants]
+    if not names or len(set(names)) < len(names) or "" in names or "truth" in names:
+        raise InputError(where, f"variants named {names}", "give each a name of its own, other than 'truth'")
+    for pair in config.comparisons:
+        if len(pair) != 2 or not set(pair) <= set(names):
+            raise InputError(where, f"comparison {pair}", f"name two of {', '.join(names)}")
+    for variant in config.variants:
+        rollout_of(config, variant, where)
+    if duration_s < BUCKET_S:
+        raise InputError("--duration", f"{duration_s:g} s", f"give {BUCKET_S:g} or more: scored in buckets of {BUCKET_S:g} s")
+    if not CLIP_FRAMES / FPS <= config.scored_s <= BUCKET_S:
+        raise InputError(where, f"scored_s {config.scored_s:g}", f"give {CLIP_FRAMES / FPS:.2f} to {BUCKET_S:g}")
+
+
+class _Clip:
+    """One starting moment: frames to be scored, their labels, true pictures as they are asked for."""
+
+    def __init__(self, moment: Moment, scenario: Scenario, detector: Detector, scored_s: float, duration_s: float) -> None:
+        self.moment, self.scenario, self._detector = moment, scenario, detector
+        self.conditioner = ScenarioConditioner(scenario)
+        ends = np.arange(1, int(duration_s // BUCKET_S) + 1) * BUCKET_S
+        self.buckets = [list(range(round((end - scored_s) * FPS) + 1, round(end * FPS) + 1)) for end in ends]
+        self.name = f"{moment.scene.name}-{moment.start_s:.1f}-{scenario.seed}"
+        self._truth: list[Images] | None = None
+
+    @property
+    def truth(self) -> list[Images]:
+        """By bucket; rendered once."""
+        if self._truth is None:
+            self._truth = [true_frames(self.moment, self.scenario, frames) for frames in self.buckets]
+        return self._truth
+
+    def first(self) -> Images:
+        logged = first_images(self.scenario.scene, int(self.scenario.timestamps_us[0]))
+        return given_frame(self.scenario, self.conditioner, logged)
+
+    def scored(self, images: Images, b: int, features: FrechetFeatures) -> Scored:
+        """What frames of bucket ``b`` show."""
+        chosen = list(range(len(images) - 1, -1, -_DETECTED_EVERY))[::-1]
+        frames = [self.buckets[b][i] for i in chosen]
+        return Scored(
+            psnr_db=psnr_db(images, self.truth[b]).mean(1), image_features=features.of_images(images),
+            video_features=features.of_video(images),
+            detections=tuple(detect_frames(self._detector, self.conditioner, self.scenario, images[chosen], frames)),
+            labels=tuple(visible_labels(self.scenario, self.conditioner, f)[1] for f in frames),
+        )  # fmt: skip
+
+
+class _Bench:
+    """Variants at a clip: from disk, or made and kept."""
+
+    def __init__(self, config: SystemsConfig, codec: Path, weights: Path, things: Path, judge: Detector, folder: Path) -> None:
+        self._config, self._folder, self._features = config, folder, FrechetFeatures(judge)
+        self._codec, self._weights, self._things = codec, weights, things
+        self._worlds: dict[tuple[str, str], WorldModel] = {}
+
+    def of(self, clip: _Clip, duration_s: float) -> list[tuple[str, Run]]:
+        """The truth and every variant."""
+        return [("truth", self._kept("truth", clip, {}, lambda: self._true(clip)))] + [
+            (variant.name, self._variant(variant, clip, duration_s)) for variant in self._config.variants
+        ]
+
+    def _variant(self, variant: Variant, clip: _Clip, duration_s: float) -> Run:
+        rollout = rollout_of(self._config, variant, Path("systems"))
+        buckets = int(min(duration_s, variant.duration_s or duration_s) // BUCKET_S)
+        world, fine = Path(variant.world_model or self._weights), variant.fine_model
+        files = [self._codec, world, self._things, *([Path(fine)] if fine else [])]
+        key = {"rollout": asdict(rollout), "buckets": buckets, "weights": [weights_sha256(file) for file in files]}
+        return self._kept(variant.name, clip, key, lambda: self._made(self._world(world, fine), rollout, clip, buckets))
+
+    def _kept(self, name: str, clip: _Clip, key: dict[str, Any], make: Any) -> Run:
+        about = {**key, "detector": self._features.sha256, "scored_s": self._config.scored_s, "last": clip.buckets[-1][-1]}
+        digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
+        path = self._folder / name.replace(" ", "_") / f"{clip.name}-{digest}.npz"
+        if not path.is_file():
+            save_run(make(), path)
+        return load_run(path)
+
+    def _world(self, world: Path, fine: str) -> WorldModel:
+        key = (str(world), fine)
+        if key not in self._worlds:
+            self._worlds[key] = WorldModel.load(self._codec, world, self._things, fine=Path(fine) if fine else None)
+        return self._worlds[key]
+
+    def _true(self, clip: _Clip) -> Run:
+        scored = tuple(clip.scored(images, b, self._features) for b, images in enumerate(clip.truth))
+        return Run(buckets=scored, cost=Cost(seconds=0.0, seconds_side_by_side=0.0, passes=0, frames=0))
+
+    def _made(self, world: WorldModel, rollout: RolloutConfig, clip: _Clip, buckets: int) -> Run:
+        counted = Counted(world.denoiser)
+        fine = None if world.fine is None else Counted(world.fine)
+        # A fresh conditioner: what another variant has computed must not be this one's head start.
+        conditioner = ScenarioConditioner(clip.scenario, world.device)
+        asked, kept, done = {f for frames in clip.buckets[:buckets] for f in frames}, dict[int, Images](), 0
+        first = images_to_tensor(clip.first(), world.device)
+        watch = Stopwatch()
+        for chunk in roll_out(replace(world, denoiser=counted, fine=fine), conditioner, first, rollout, 0):
+            watch.chunk(next_is_independent=bool(chunk.after.ahead) and rollout.strategy in _INDEPENDENT)
+            for i, image in enumerate(chunk.images_NV3HW):
+                if chunk.first_frame + i in asked:
+                    kept[chunk.first_frame + i] = tensor_to_images(image)
+            done = chunk.first_frame + len(chunk.images_NV3HW) - 1
+            if done >= max(asked):
+                break
+        cost = Cost(
+            seconds=watch.seconds, seconds_side_by_side=watch.in_a_row, passes=counted.windows + (fine.windows if fine else 0),
+            frames=done,
+        )  # fmt: skip
+        parts = [np.stack([kept[f] for f in frames]) for frames in clip.buckets[:buckets]]
+        return Run(buckets=tuple(clip.scored(images, b, self._features) for b, images in enumerate(parts)), cost=cost)

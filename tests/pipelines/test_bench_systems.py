@@ -1,0 +1,130 @@
+"""The systems bench: what a run keeps, how its time is counted, and rows whose values are known."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dwm.errors import InputError
+from evaluators.boxes import Boxes
+from pipelines.bench import systems_run
+from pipelines.bench.systems import SystemsConfig, Variant, bench_systems, rollout_of
+from pipelines.bench.systems_run import Cost, Run, Scored, Stopwatch, load_run, save_run
+from pipelines.bench.systems_table import systems_table
+
+
+def boxes(count: int, aside_m: float = 0.0) -> Boxes:
+    return Boxes(
+        labels=np.zeros(count, np.int64), centers_m=np.stack([np.arange(5.0, 5 + count), np.full(count, aside_m), np.zeros(count)], -1),
+        sizes_wlh_m=np.full((count, 3), 2.0), yaws_rad=np.zeros(count), velocities_mps=np.zeros((count, 2)),
+        attributes=np.full(count, 5), scores=np.linspace(0.9, 0.5, count), num_pts=np.full(count, 9),
+    )  # fmt: skip
+
+
+def run(seed: int, *, shift: float = 0.0, found: int = 4, buckets: int = 2, seconds: float = 6.0, beside: float = 6.0) -> Run:
+    rng = np.random.default_rng(seed)
+    made = []
+    for _ in range(buckets):
+        image, video = rng.normal(size=(40, 3)), rng.normal(size=(30, 4))
+        made.append(
+            Scored(
+                psnr_db=np.array([20.0, 22.0]), image_features=image + shift, video_features=video + shift,
+                detections=(boxes(found), boxes(found)), labels=(boxes(4), boxes(4)),
+            )
+        )  # fmt: skip
+    return Run(buckets=tuple(made), cost=Cost(seconds=seconds, seconds_side_by_side=beside, passes=5, frames=120))
+
+
+def cells(lines: list[str], name: str, time: str) -> list[str]:
+    return next([c.strip() for c in line.split("|")[1:-1]] for line in lines if line.startswith(f"| {name} | {time} "))
+
+
+def test_a_run_comes_back_as_it_was_kept(tmp_path: Path):
+    kept = run(3, found=2)
+    save_run(kept, tmp_path / "a" / "run.npz")
+    back = load_run(tmp_path / "a" / "run.npz")
+    assert back.cost == kept.cost
+    assert len(back.buckets) == 2
+    for mine, theirs in zip(kept.buckets, back.buckets, strict=True):
+        assert np.array_equal(mine.video_features, theirs.video_features)
+        assert [len(b) for b in theirs.detections] == [2, 2]
+        for field in fields(Boxes):
+            assert np.array_equal(getattr(mine.labels[1], field.name), getattr(theirs.labels[1], field.name))
+
+
+def test_time_side_by_side_leaves_out_chunks_that_need_nothing_of_the_one_before(monkeypatch):
+    now = iter([0.0, 5.0, 6.0, 7.0, 12.0, 13.0])
+    monkeypatch.setattr(systems_run.time, "perf_counter", lambda: next(now))
+    watch = Stopwatch()
+    for independent in (True, True, False, True, False):  # key frames and a gap, two gaps, key frames and a gap, a gap
+        watch.chunk(next_is_independent=independent)
+    assert (watch.seconds, watch.in_a_row) == (13.0, 10.0)
+
+
+def test_the_truth_itself_is_at_no_distance_and_finds_what_truth_finds():
+    truth = [run(seed) for seed in range(4)]
+    lines = systems_table({"truth": truth, "same": truth}, [])
+    for time in ("0-10 s", "10-20 s"):
+        row = cells(lines, "same", time)
+        assert row[2] == "4"
+        assert [float(value.split()[0]) for value in row[3:5]] == [0.0, 0.0]
+        assert (row[5], row[6]) == ("21.00", "1.00")
+    assert cells(lines, "same", "0-10 s")[7:] == ["", "", ""]
+    assert cells(lines, "same", "10-20 s")[7:] == ["0.05", "0.05", "5"]
+    assert not any(line.startswith("| truth") for line in lines)
+    assert sum("true halves" in line for line in lines) == 2
+
+
+def test_a_shift_of_all_features_is_its_squared_length_and_half_the_boxes_half_the_map():
+    truth, moved = [run(seed) for seed in range(4)], [run(seed, shift=0.5, found=2) for seed in range(4)]
+    row = cells(systems_table({"truth": truth, "moved": moved}, []), "moved", "10-20 s")
+    assert float(row[3].split()[0]) == pytest.approx(4 * 0.25, abs=1e-4)
+    assert float(row[4].split()[0]) == pytest.approx(3 * 0.25, abs=1e-4)
+    assert 0.4 < float(row[6]) < 0.55  # two of four boxes, by the devkit's integral
+
+
+def test_a_comparison_divides_distances_and_times():
+    truth = [run(seed) for seed in range(4)]
+    near, far = ([run(s, shift=d, seconds=t, beside=b) for s in range(4)] for d, t, b in ((0.3, 6.0, 1.5), (0.6, 12.0, 12.0)))
+    line = systems_table({"truth": truth, "near": near, "far": far}, [("near", "far")])[-1]
+    assert line == (
+        "- near against far, 10-20 s: FVD-pg x 0.25 (0.25 to 0.25); time x 0.50, with independent windows side by side x 0.12"
+    )  # fmt: skip
+
+
+def test_a_variants_settings_lie_over_the_files():
+    config = SystemsConfig(rollout={"window_frames": 12, "steps": 2}, variants=[])
+    rollout = rollout_of(config, Variant(name="a", rollout={"steps": 5}), Path("x.yaml"))
+    assert (rollout.window_frames, rollout.steps, rollout.strategy) == (12, 5, "recurrent")
+    with pytest.raises(InputError, match=r"x\.yaml: variant 'a': Key 'stepps' not in 'RolloutConfig'.*; see the fields"):
+        rollout_of(config, Variant(name="a", rollout={"stepps": 5}), Path("x.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "duration_s", "message"),
+    [
+        ("variants: [{name: a}, {name: a}]", 10.0, "give each a name of its own"),
+        ("variants: [{name: truth}]", 10.0, "other than 'truth'"),
+        ("variants: [{name: a}]\ncomparisons: [[a, b]]", 10.0, r"comparison \['a', 'b'\]; name two of a"),
+        ("variants: [{name: a}]", 8.0, "give 10 or more"),
+        ("variants: [{name: a}]\nscored_s: 0.3", 10.0, r"scored_s 0\.3; give 0\.67 to 10"),
+    ],
+)
+def test_files_that_compare_nothing_are_refused_before_anything_is_loaded(tmp_path, text, duration_s, message):
+    path = tmp_path / "systems.yaml"
+    path.write_text(text)
+    nothing = tmp_path / "nowhere"
+    with pytest.raises(InputError, match=message):
+        bench_systems(nothing, "v1.0-mini", nothing, nothing, nothing, nothing, 1, duration_s, path, None)
+
+
+def test_the_shipped_file_reads():
+    from dwm.config import load_config
+
+    config = load_config(SystemsConfig, Path("conf/bench/systems.yaml"))
+    strategies = {rollout_of(config, variant, Path()).strategy for variant in config.variants}
+    assert {"recurrent", "coarse_to_refine", "divide_and_conquer", "hierarchical"} <= strategies
+    assert replace(config, comparisons=[]).scored_s > 0
