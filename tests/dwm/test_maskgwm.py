@@ -13,8 +13,8 @@ from dwm.config import load_config
 from dwm.errors import InputError
 from dwm.flow.rectified import NoiseConfig
 from dwm.models.axial import ALONG_ROWS, OVER_TIME, WITHIN_VIEW, AxialBlock
-from dwm.models.conditioning import DenoiseCondition
-from dwm.models.dit import DiTConfig
+from dwm.models.conditioning import DenoiseCondition, camera_rays
+from dwm.models.dit import DiTConfig, _masked_mean
 from dwm.models.layers import modulate
 from dwm.models.maskgwm import MaskGWM
 from dwm.models.masking import TokenMask, draw_mask
@@ -25,7 +25,7 @@ from dwm.training.config import LoopConfig, TrainConfig, WorldTraining
 from dwm.training.world_trainer import WorldTask
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "model"
-B, T, V, ROWS, COLS, C = 2, 3, 2, 2, 4, 3  # tokens; one is 2 x 2 latent pixels
+B, T, V, ROWS, COLS, C = 2, 4, 2, 2, 4, 3  # tokens; one is 2 x 2 latent pixels
 TINY = DiTConfig(
     system="maskgwm",
     d_model=16,
@@ -307,6 +307,20 @@ def test_the_noise_enters_through_mask_tokens_alone_and_visible_tokens_pass_by()
 
 
 @torch.no_grad()
+def test_before_training_a_dropped_place_holds_its_mask_token_its_ray_and_its_frames_vector():
+    """Those two are what the shell adds to visible tokens; F is the identity then."""
+    torch.manual_seed(0)
+    model, condition, (latents, levels) = build_denoiser(TINY), make_condition(), make_input()
+    mask, seen = make_mask(True, False), watch(model)
+    model(latents, levels, condition, mask)
+    frame = model.frame(levels, condition) + _masked_mean(*model.text(condition))[:, None]
+    rays = model.rays(camera_rays(condition.cameras_BVK, ROWS, COLS)).view(B, 1, V, ROWS, COLS, -1)
+    tokens = model.reconstruction.mask_tokens(mask.noise_BTVCHW, levels) + rays + frame[:, :, None, None, None]
+    dropped = mask.dropped_BTVRK
+    torch.testing.assert_close(seen["grid"][dropped], tokens[dropped], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("over_time", [False, True])
 def test_a_clip_takes_the_branch_of_its_kind_of_mask(over_time):
     model, condition, (latents, levels) = make_model(), make_condition(), make_input()
@@ -421,18 +435,18 @@ def test_gradients_of_a_masked_step_reach_every_part_of_the_reconstruction():
     assert {"reconstruction.noise.weight", "reconstruction.learned"} < gradients.keys()
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0])
-def test_the_loss_goes_down_over_steps_with_masks(share):
-    task = make_task(mask_time_share=share)
-    batch, optimizer = make_batch(task), torch.optim.AdamW(task.model.parameters(), lr=5e-3)
+def test_the_loss_goes_down_over_steps_with_masks():
+    """Always with the same draws: levels alone move the loss more than a few steps do."""
+    task = make_task()
+    batch, optimizer = make_batch(task), torch.optim.AdamW(task.model.parameters(), lr=1e-2)
     losses = []
-    for step in range(80):
-        loss, _ = task.loss(task.model, batch, torch.Generator().manual_seed(step))
+    for _ in range(30):
+        loss, _ = task.loss(task.model, batch, torch.Generator().manual_seed(0))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-    assert np.mean(losses[-15:]) < 0.7 * np.mean(losses[:15])
+    assert losses[-1] < 0.5 * losses[0]
 
 
 def test_masks_come_from_the_steps_generator_with_the_noise_that_frames_carry():
@@ -471,20 +485,21 @@ def test_nothing_is_masked_at_ratio_zero_and_in_other_systems(change):
 
 
 def test_as_many_leading_frames_are_given_as_the_settings_ask_for():
-    task = make_task(most_given=3)  # of three frames: one is left
+    task = make_task(most_given=3)
     chance = np.random.default_rng(0)
     batches = [task.load([0, 0], chance) for _ in range(30)]
     given = torch.cat([batch.given_B for batch in batches])
-    assert set(given.tolist()) == {0, 1, 2}
+    assert set(given.tolist()) == {0, 1, 2, 3}
     covered = torch.cat([batch.memory_valid_BTV1HW.flatten(1).any(dim=1) for batch in batches])
     assert torch.equal(covered, given >= 1), "the memory of a frame that is not given is not told"
     thin = make_task(most_given=3, frames_per_clip=2)
     assert {int(b.given_B) for b in (thin.load([0], chance) for _ in range(20))} == {0, 1}
-    left = make_task().load([0, 0], chance)
-    assert left.given_B.tolist() == [1, 1]
+    all_but_one = make_task(most_given=9)
+    assert {int(b.given_B) for b in (all_but_one.load([0], chance) for _ in range(30))} == {0, 1, 2, 3}
+    assert make_task().load([0, 0], chance).given_B.tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("given", [0, 1, 2])
+@pytest.mark.parametrize("given", [0, 1, 2, 3])
 def test_a_clip_with_any_number_of_given_frames_can_be_learnt(given):
     task = make_task()
     clip = ToyClips().get(0, np.random.default_rng(0)).giving(given)
