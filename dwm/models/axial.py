@@ -1,7 +1,7 @@
 """Attention along some axes of the tokens' grid: over time, along a row of all views, or within a view.
 
 The grid may be packed (``dwm.models.masking``): attention over time then runs down its columns, where masking has shifted
-tokens to the left, and a row is what is left of it in all views (MaskGWM, sections 3.2 and 3.3).
+tokens to the left, and a row is what is left of it in all views (MaskGWM, arXiv 2502.11663).
 
 Shapes: B batch, T frames, V views, R rows and K columns of tokens, A heads, D width.
 """

@@ -24,7 +24,7 @@ from dwm.models.mm_dit import JointBlock
 
 
 class MaskGWMBlock(nn.Module):
-    """One view of one frame with the text, then each place over time, then each row over all views (section 3.3)."""
+    """One view of one frame with the text, then each place over time, then each row over all views."""
 
     def __init__(self, config: DiTConfig, *, last: bool) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Reconstruction(nn.Module):
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         sizes = config.d_model, config.heads, config.mlp_ratio
-        # f_m of eq. 3. It sees the noise of its own token only: with a neighbour's, it would tell that one's clean latents.
+        # f_m of eq. 3. It sees its own token's noise only: a visible neighbour's would reveal that one's clean latents.
         self.noise = nn.Conv2d(config.latent_channels, config.d_model, config.patch, stride=config.patch)
         self.learned = nn.Parameter(torch.zeros(config.d_model))  # p of eq. 3
         self.spatial = AxialBlock(*sizes, WITHIN_VIEW)  # F_s of eq. 4

@@ -221,11 +221,14 @@ def test_the_last_joint_block_reads_the_text_and_leaves_it():
     assert (block(image, text + 1.0 * torch.randn_like(text), frame, seen)[0] - changed).abs().max() > 1e-3
 
 
-def test_new_blocks_and_the_reconstruction_add_nothing_before_training():
+def test_blocks_add_nothing_before_training():
     torch.manual_seed(0)
     for sequences in (OVER_TIME, ALONG_ROWS, WITHIN_VIEW):
         tokens = torch.randn(B, T, V, ROWS, COLS, 16)
         assert torch.equal(AxialBlock(16, 2, 2.0, sequences)(tokens, torch.randn(B, T, 16)), tokens)
+    image, text, seen = torch.randn(1, 4, 16), torch.randn(1, 3, 16), torch.ones(1, 3, dtype=torch.bool)
+    after = JointBlock(16, 2, 2.0, last=False)(image, text, torch.randn(1, 16), seen)
+    assert torch.equal(after[0], image) and torch.equal(after[1], text)
 
 
 @torch.no_grad()
