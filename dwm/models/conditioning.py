@@ -96,11 +96,15 @@ class FrameEmbedder(nn.Module):
     def forward(self, levels_BT: Tensor, condition: DenoiseCondition) -> Tensor:
         """[B, T, D]."""
         has_layout, has_memory = present(condition)
-        path = self.waypoints(condition.waypoints_BTK)
-        path = torch.where(condition.has_waypoints_B[:, None, None], path, self.no_waypoints.to(path.dtype))
+        path = self.path(condition)
         rate = self.fps((condition.fps_B / 12.0).log2()[:, None, None])
         absent = (~has_layout)[:, None, None] * self.no_layout + (~has_memory)[:, None, None] * self.no_memory
         return path + rate + absent + self.time(condition.times_BT[..., None]) + self.level(levels_BT[..., None])
+
+    def path(self, condition: DenoiseCondition) -> Tensor:
+        """What the waypoints say alone [B, T, D]."""
+        path = self.waypoints(condition.waypoints_BTK)
+        return torch.where(condition.has_waypoints_B[:, None, None], path, self.no_waypoints.to(path.dtype))
 
 
 def present(condition: DenoiseCondition) -> tuple[Tensor, Tensor]:

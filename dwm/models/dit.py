@@ -47,6 +47,7 @@ class DiTConfig:
     layout_channels: int = 24  # layers of the layout maps (dwm.conditioning.layout.LAYOUT_CHANNELS)
     text_vocabulary: int = 256  # size of the text token table
     text_every: int = 4  # every so many blocks one looks at the text
+    decoder_depth: int = 2  # maskgwm: last blocks, which see dropped tokens again (paper size: 5 of 24)
 
     @property
     def patch(self) -> int:
@@ -62,6 +63,7 @@ class Told:
     text_BLD: Tensor
     text_mask_BL: Tensor  # True where there is text
     levels_BT: Tensor
+    places_B1VRKD: Tensor  # each token's camera ray, already added to it
     condition: DenoiseCondition
     mask: TokenMask | None  # tokens that are not seen
 
@@ -176,11 +178,13 @@ class MultiViewDiT(nn.Module):
             x, skip = level(x, per_image)
             skips.append(skip)
         tokens = rearrange(x, "(b t v) d r k -> b t v r k d", b=batch, t=frames)
-        tokens = tokens + rearrange(
-            self.rays(camera_rays(condition.cameras_BVK, rows, cols)), "b v (r k) d -> b 1 v r k d", r=rows
-        )
+        places = rearrange(self.rays(camera_rays(condition.cameras_BVK, rows, cols)), "b v (r k) d -> b 1 v r k d", r=rows)
+        tokens = tokens + places
         tokens = tokens + frame[:, :, None, None, None]  # h_fuse, MiLA eq. 2
-        told = Told(frame_BTD=frame, text_BLD=text, text_mask_BL=text_mask, levels_BT=levels_BT, condition=condition, mask=mask)
+        told = Told(
+            frame_BTD=frame, text_BLD=text, text_mask_BL=text_mask, levels_BT=levels_BT, places_B1VRKD=places,
+            condition=condition, mask=mask,
+        )  # fmt: skip
         tokens = self.trunk(tokens, told)
 
         shift, scale = self.head_modulation(frame)[:, :, None, None, None].chunk(2, dim=-1)
@@ -228,9 +232,12 @@ class MultiViewDiT(nn.Module):
         return torch.cat([stack, layout], dim=1).contiguous(memory_format=torch.channels_last)
 
     def _layout(self, stack: Tensor, condition: DenoiseCondition) -> Tensor:
-        """Layout maps with the pixels of one latent pixel as channels [I, C', h, w]; zeros where a clip has none."""
+        """Layout maps with the pixels of one latent pixel as channels [I, C', h, w]; zeros where a clip has none.
+
+        A model of no layout channels looks at no layout, whatever a clip has.
+        """
         layout = condition.layout_BTVCHW
-        if layout is None:
+        if layout is None or not self.config.layout_channels:
             return stack.new_zeros(len(stack), LAYOUT_FINER**2 * self.config.layout_channels, *stack.shape[-2:])
         kept = layout * condition.has_layout_B[:, None, None, None, None, None]
         return F.pixel_unshuffle(kept.flatten(0, 2), LAYOUT_FINER)

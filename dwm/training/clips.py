@@ -40,6 +40,11 @@ class TrainingClip:
         per_frame = [f.name for f in fields(self) if "_T" in f.name]
         return replace(self, **{name: getattr(self, name)[kept] for name in per_frame})
 
+    def giving(self, frames: int) -> TrainingClip:
+        """The same clip with that many leading frames given, and no memory of a frame that is then not given."""
+        memory = self.memory_valid_TV1HW if frames >= self.given else torch.zeros_like(self.memory_valid_TV1HW)
+        return replace(self, given=frames, memory_valid_TV1HW=memory)
+
 
 class ClipSource(Protocol):
     """Where clips come from (e.g. ``dwm.training.cache.ClipCache``)."""

@@ -71,6 +71,11 @@ class WorldTraining:
     drop_layout: float = 0.2
     drop_memory: float = 0.2
     drop_appearance: float = 0.2
+    mask_ratio: float = 0.25  # maskgwm: tokens of every row that are dropped; 0 drops none
+    mask_time_share: float = (
+        0.5  # maskgwm: clips whose frames drop different tokens (M_time); the others drop the same (M_spatial)
+    )
+    most_given: int = 0  # leading frames given, drawn for each clip from 0 to this many (maskgwm: 3); 0 leaves it to the clip
     frames_per_clip: int = 0  # frames of a clip that a step looks at, the given ones among them; 0 is all
     held_out: int = 8  # the source's last clips, never trained on
     sample_steps: int = 4  # sampling steps of the image strips

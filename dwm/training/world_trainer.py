@@ -20,10 +20,11 @@ from dwm.errors import InputError
 from dwm.flow.rectified import flow_loss, interpolate, sample_training_noise_levels
 from dwm.flow.sampler import denoise
 from dwm.models.conditioning import DenoiseCondition
+from dwm.models.masking import TokenMask, draw_mask
 from dwm.models.systems import build_denoiser
 from dwm.models.weights import fit_tensors, load_model, load_tensors
 from dwm.training.adversary import Duel, critic_loss, persuasion, pulled
-from dwm.training.clips import ClipBatch, ClipSource, collate
+from dwm.training.clips import ClipBatch, ClipSource, TrainingClip, collate
 from dwm.training.codec_trainer import psnr_db, to_pixels
 from dwm.training.config import TrainConfig, WorldTraining
 from dwm.training.faith import draw_faith
@@ -115,6 +116,16 @@ def _denoiser(model: nn.Module) -> nn.Module:
     return model.denoiser if isinstance(model, Duel) else model
 
 
+def _check(config: WorldTraining) -> None:
+    """InputError for settings that mean nothing."""
+    if not 0 <= config.mask_ratio < 1:
+        raise InputError("world.mask_ratio", f"{config.mask_ratio} of the tokens cannot be dropped", "give 0 or more, below 1")
+    if not 0 <= config.mask_time_share <= 1:
+        raise InputError("world.mask_time_share", f"{config.mask_time_share} is not a probability", "give 0 to 1")
+    if config.most_given < 0:
+        raise InputError("world.most_given", f"{config.most_given} frames cannot be given", "give 0 or more")
+
+
 class WorldTask:
     """Trains a world model; see ``dwm.training.loop.Task``."""
 
@@ -124,6 +135,7 @@ class WorldTask:
             raise InputError(config.data, f"only {len(clips)} clips", f"give more than the {config.world.held_out} held out")
         if config.loop.shard and config.world.adversary:
             raise InputError("loop.shard", "true beside world.adversary", "train against a critic with a copy in each process")
+        _check(config.world)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.loop.seed)
             self.model: nn.Module = (Duel if config.world.adversary else build_denoiser)(config.world.model)
@@ -157,9 +169,15 @@ class WorldTask:
         return len(self.clips) - self.config.world.held_out
 
     def load(self, indices: list[int], generator: np.random.Generator) -> ClipBatch:
-        clips = [self.clips.get(index, generator) for index in indices]
-        frames = self.config.world.frames_per_clip
-        return collate([clip.thinned(frames, generator) for clip in clips] if frames else clips)
+        return collate([self._varied(self.clips.get(index, generator), generator) for index in indices])
+
+    def _varied(self, clip: TrainingClip, generator: np.random.Generator) -> TrainingClip:
+        """A clip with as many frames, and as many of them given, as the settings ask for."""
+        most, total = self.config.world.most_given, len(clip.latents_TVCHW)
+        frames = min(self.config.world.frames_per_clip or total, total)
+        if most:
+            clip = clip.giving(int(generator.integers(min(most, frames - 1) + 1)))  # one is left to learn
+        return clip.thinned(frames, generator)
 
     def loss(self, model: Any, batch: ClipBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Flow loss of a batch; also the plain squared error of the predicted clean latents."""
@@ -169,7 +187,7 @@ class WorldTask:
         levels = drawn.levels_BT.to(clean.device)
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
         seen = interpolate(torch.where(given[:, :, None, None, None, None], wear(clean), clean), noise, levels)
-        predicted = model(seen, levels, condition).float()
+        predicted = model(seen, levels, condition, self._mask(noise, levels, generator)).float()
         # What is given comes back untouched from a roll-out, however worn: nothing is to be learnt there.
         counted = torch.where(given, 1.0, levels)
         weighing = self.config.world.noise
@@ -182,6 +200,14 @@ class WorldTask:
         pull = torch.zeros_like(predicted).index_put((judged,), persuasion(self.model.critic, made, layout))
         doubt = critic_loss(self.model.critic, real, made, layout)
         return pulled(loss, predicted, pull, self.config.world.adversary) + doubt, {**figures, "critic_loss": doubt}
+
+    def _mask(self, noise: Tensor, levels_BT: Tensor, generator: torch.Generator) -> TokenMask | None:
+        """Tokens that the model must do without; a frame at level 1 carries no noise that mask tokens could tell of."""
+        world = self.config.world
+        if world.model.system != "maskgwm" or world.mask_ratio == 0:
+            return None
+        noise = noise * (levels_BT < 1)[:, :, None, None, None, None]
+        return draw_mask(generator, noise, world.model.patch, ratio=world.mask_ratio, time_share=world.mask_time_share)
 
     def _told(self, batch: ClipBatch, generator: torch.Generator) -> tuple[Draw, Wear, DenoiseCondition]:
         """What chance decides about a batch, and what is left for the model to read."""
