@@ -57,6 +57,18 @@ def fit_tensors(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> 
     model.load_state_dict(tensors)
 
 
+def fit_shared(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> list[str]:
+    """Copy the tensors that a model has too, by name and shape, and return their names; InputError when there is none."""
+    own = model.state_dict()
+    shared = {key: tensor for key, tensor in tensors.items() if key in own and own[key].shape == tensor.shape}
+    if not shared:
+        raise InputError(
+            path, "has no tensor in common with the model", "give weights of a model with the same d_model and levels"
+        )
+    model.load_state_dict(shared, strict=False)
+    return sorted(shared)
+
+
 def load_model(path: Path, kind: str | None = None) -> tuple[Any, Any]:
     """(model in eval mode, its config) from a file written by ``save_model``; ``kind`` is what the caller expects."""
     tensors, metadata = load_tensors(path)

@@ -152,6 +152,7 @@ class TrainConfig:
     )
     data: str = "out/training/clips"  # folder: rendered drives for the codec, encoded clips for the world model
     initial_weights: str = ""  # safetensors to start from
+    initial_shell: str = ""  # safetensors of another system, to start from everything that both have
     trained_on: str = ""  # what the data is, in words; stored with the weights
     drives: DrivesConfig = field(default_factory=DrivesConfig)
     clips: ClipsConfig = field(default_factory=ClipsConfig)

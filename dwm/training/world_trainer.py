@@ -22,7 +22,7 @@ from dwm.flow.sampler import denoise
 from dwm.models.conditioning import DenoiseCondition
 from dwm.models.masking import TokenMask, draw_mask
 from dwm.models.systems import build_denoiser
-from dwm.models.weights import fit_tensors, load_model, load_tensors
+from dwm.models.weights import fit_shared, fit_tensors, load_model, load_tensors
 from dwm.training.adversary import Duel, critic_loss, persuasion, pulled
 from dwm.training.clips import ClipBatch, ClipSource, TrainingClip, collate
 from dwm.training.codec_trainer import psnr_db, to_pixels
@@ -139,6 +139,9 @@ class WorldTask:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.loop.seed)
             self.model: nn.Module = (Duel if config.world.adversary else build_denoiser)(config.world.model)
+        if config.initial_shell:
+            path = Path(config.initial_shell)
+            fit_shared(_denoiser(self.model), load_tensors(path)[0], path)
         if config.initial_weights:
             path = Path(config.initial_weights)
             fit_tensors(_denoiser(self.model), load_tensors(path)[0], path)

@@ -13,7 +13,7 @@ from dwm.codec.autoencoder import CodecConfig
 from dwm.errors import InputError
 from dwm.flow.rectified import NoiseConfig
 from dwm.models.dit import DiTConfig
-from dwm.models.weights import load_model
+from dwm.models.weights import load_model, save_model
 from dwm.training.clips import TrainingClip, collate
 from dwm.training.codec_trainer import CodecTask, open_images
 from dwm.training.config import CodecTraining, LoopConfig, TrainConfig, WorldTraining
@@ -197,6 +197,29 @@ def test_shares_of_what_chance_decides():
     assert (levels[:, 2:7] < 1).all()
     assert float(drawn.has_text_B.float().mean()) == pytest.approx(0.85, abs=0.02)
     assert float(drawn.has_memory_B.float().mean()) == pytest.approx(0.8, abs=0.02)
+
+
+def test_a_system_starts_from_the_shell_of_another(tmp_path):
+    mila = WorldTask(make_config(tmp_path / "a"), ToyClips()).model
+    save_model(mila, tmp_path / "mila.safetensors", {})
+    config = make_config(tmp_path / "b")
+    model = replace(config.world.model, system="maskgwm", decoder_depth=1)
+    config = replace(config, world=replace(config.world, model=model), initial_shell=str(tmp_path / "mila.safetensors"))
+    started, own = WorldTask(config, ToyClips()).model, mila.state_dict()
+    for name, tensor in started.state_dict().items():
+        if name.split(".")[0] in ("stem", "down", "up", "rays", "frame", "text", "head", "head_modulation", "shortcut"):
+            assert torch.equal(tensor, own[name]), name
+    narrow = replace(
+        config,
+        world=replace(
+            config.world,
+            model=replace(
+                model, d_model=8, heads=2, local_widths=(4,), latent_channels=2, layout_channels=1, text_vocabulary=3
+            ),
+        ),
+    )
+    with pytest.raises(InputError, match="has no tensor in common with the model"):
+        WorldTask(narrow, ToyClips())
 
 
 def test_anchors_to_be_corrected_are_the_tails_that_are_not_given():
