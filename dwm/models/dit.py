@@ -47,6 +47,9 @@ class DiTConfig:
     layout_channels: int = 24  # layers of the layout maps (dwm.conditioning.layout.LAYOUT_CHANNELS)
     text_vocabulary: int = 256  # size of the text token table
     text_every: int = 4  # every so many blocks one looks at the text
+    modulation_width: int = 128  # longdwm: width of the vector that the blocks read a frame's modulation from
+    injected_depth: int = 2  # longdwm: last blocks that the given frames' clean latents are injected into
+    injection: str = "first"  # longdwm: the "first" given frame goes to all frames (coarse), or each to its "own" slot (fine)
 
     @property
     def patch(self) -> int:
@@ -61,6 +64,7 @@ class Told:
     frame_BTD: Tensor  # noise level, time, frame rate, waypoints and the text's mean
     text_BLD: Tensor
     text_mask_BL: Tensor  # True where there is text
+    latents_BTVCHW: Tensor  # as the model got them: those of frames at level 1 are clean
     levels_BT: Tensor
     condition: DenoiseCondition
     mask: TokenMask | None  # tokens that are not seen
@@ -180,7 +184,10 @@ class MultiViewDiT(nn.Module):
             self.rays(camera_rays(condition.cameras_BVK, rows, cols)), "b v (r k) d -> b 1 v r k d", r=rows
         )
         tokens = tokens + frame[:, :, None, None, None]  # h_fuse, MiLA eq. 2
-        told = Told(frame_BTD=frame, text_BLD=text, text_mask_BL=text_mask, levels_BT=levels_BT, condition=condition, mask=mask)
+        told = Told(
+            frame_BTD=frame, text_BLD=text, text_mask_BL=text_mask, latents_BTVCHW=seen, levels_BT=levels_BT,
+            condition=condition, mask=mask,
+        )  # fmt: skip
         tokens = self.trunk(tokens, told)
 
         shift, scale = self.head_modulation(frame)[:, :, None, None, None].chunk(2, dim=-1)

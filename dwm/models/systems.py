@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dwm.errors import InputError
 from dwm.models.dit import DiTConfig, MultiViewDiT
+from dwm.models.longdwm import LongDWM
 
-SYSTEMS: dict[str, type[MultiViewDiT]] = {"mila": MultiViewDiT}
+SYSTEMS: dict[str, type[MultiViewDiT]] = {"mila": MultiViewDiT, "longdwm": LongDWM}
 
 
 def build_denoiser(config: DiTConfig) -> MultiViewDiT:
