@@ -143,8 +143,8 @@ def test_stretches_too_short_for_a_clip_and_too_long_for_a_drive_are_told(made, 
     drives, clips = made
     with pytest.raises(InputError, match=r"no stretch of 15 frames.*drives\.frames_12hz"):
         encode_clips(replace(clips, out=str(tmp_path), window_frames=15), codec, progress=False)
-    with pytest.raises(InputError, match=r"frames_12hz: 61 frames of a drive of 73; give at most 60"):
-        render_drives(replace(drives, out=str(tmp_path), frames_12hz=61), progress=False)
+    with pytest.raises(InputError, match=r"frames_12hz: 97 frames of a drive of 109; give at most 96"):
+        render_drives(replace(drives, out=str(tmp_path), frames_12hz=97), progress=False)
 
 
 def test_a_clips_memory_is_its_last_given_frame_decoded_carried_along_and_encoded_again(made, codec, patched):
