@@ -124,6 +124,7 @@ def test_a_cut_takes_every_tensor_of_its_frames_and_counts_time_from_its_first(f
         "latents_TVCHW", "memory_TVCHW", "memory_valid_TV1HW", "appearance_TVCHW", "appearance_known_TV1HW", "layout_TVCHW",
     ):  # fmt: skip
         assert torch.equal(getattr(part, name), getattr(whole, name)[list(frames)]), name
+    assert torch.equal(part.waypoints_TK, rebased(whole.waypoints_TK[list(frames)]))
     torch.testing.assert_close(part.times_T, (torch.tensor(list(frames)) - frames[0]) / 12)
     assert part.fps == 12 / frames.step
     assert torch.equal(part.cameras_VK, whole.cameras_VK)
