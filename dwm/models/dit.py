@@ -48,6 +48,9 @@ class DiTConfig:
     text_vocabulary: int = 256  # size of the text token table
     text_every: int = 4  # every so many blocks one looks at the text
     decoder_depth: int = 2  # maskgwm: last blocks, which see dropped tokens again (paper size: 5 of 24)
+    modulation_width: int = 128  # longdwm: width of the vector that the blocks read a frame's modulation from
+    injected_depth: int = 2  # longdwm: last blocks that the given frames' clean latents are injected into
+    injection: str = "first"  # longdwm: the "first" given frame goes to all frames (coarse), or each to its "own" slot (fine)
 
     @property
     def patch(self) -> int:
@@ -62,6 +65,7 @@ class Told:
     frame_BTD: Tensor  # noise level, time, frame rate, waypoints and the text's mean
     text_BLD: Tensor
     text_mask_BL: Tensor  # True where there is text
+    latents_BTVCHW: Tensor  # as the model got them: those of frames at level 1 are clean
     levels_BT: Tensor
     places_B1VRKD: Tensor  # each token's camera ray, already added to it
     condition: DenoiseCondition
@@ -182,7 +186,7 @@ class MultiViewDiT(nn.Module):
         tokens = tokens + places
         tokens = tokens + frame[:, :, None, None, None]  # h_fuse, MiLA eq. 2
         told = Told(
-            frame_BTD=frame, text_BLD=text, text_mask_BL=text_mask, levels_BT=levels_BT, places_B1VRKD=places,
+            frame_BTD=frame, text_BLD=text, text_mask_BL=text_mask, latents_BTVCHW=seen, levels_BT=levels_BT, places_B1VRKD=places,
             condition=condition, mask=mask,
         )  # fmt: skip
         tokens = self.trunk(tokens, told)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dwm.errors import InputError
 from dwm.models.dit import DiTConfig, MultiViewDiT
+from dwm.models.longdwm import LongDWM
 from dwm.models.maskgwm import MaskGWM
 
-SYSTEMS: dict[str, type[MultiViewDiT]] = {"mila": MultiViewDiT, "maskgwm": MaskGWM}
+SYSTEMS: dict[str, type[MultiViewDiT]] = {"mila": MultiViewDiT, "maskgwm": MaskGWM, "longdwm": LongDWM}
 
 
 def build_denoiser(config: DiTConfig) -> MultiViewDiT:

@@ -77,6 +77,9 @@ def check_towns(first_town: int, towns: int) -> None:
 
 def _runs(n_frames: int, config: DrivesConfig, rng: np.random.Generator) -> list[tuple[int, list[int]]]:
     """(fps, frame indices) of the stretches to film."""
+    if config.frames_12hz >= n_frames - WARMUP_FRAMES:
+        most = n_frames - WARMUP_FRAMES - 1
+        raise InputError("drives.frames_12hz", f"{config.frames_12hz} frames of a drive of {n_frames}", f"give at most {most}")
     start = int(rng.integers(WARMUP_FRAMES, n_frames - config.frames_12hz))
     runs = [(_FPS, list(range(start, start + config.frames_12hz)))]
     for fps in config.low_fps:
@@ -101,7 +104,12 @@ def encode_clips(config: ClipsConfig, codec: Codec, progress: bool = True, part:
         if record["town"] % config.processes != part:
             continue
         chance = np.random.default_rng((record["town"], record["drive"], 2))
-        windows = [window for fps, run in record["runs"] for window in _windows(fps, run, config.window_step, chance)]
+        windows = [window for fps, run in record["runs"] for window in _windows(fps, run, config, chance)]
+        if not windows:
+            raise InputError(
+                path, f"no stretch of {config.window_frames} frames",
+                "render with as many drives.frames_12hz, or lower clips.window_frames",
+            )  # fmt: skip
         names = [out / f"{path.stem.replace('drive', 'clip')}-{i:02d}.pt" for i in range(len(windows))]
         if all(name.exists() for name in names):
             continue
@@ -151,16 +159,16 @@ class _Window:
     look: int  # the frame that appearance is taken from
 
 
-def _windows(fps: int, run: list[int], step: int, chance: np.random.Generator) -> list[_Window]:
+def _windows(fps: int, run: list[int], config: ClipsConfig, chance: np.random.Generator) -> list[_Window]:
     """Windows of a filmed stretch: each from some frame to the stretch's end, some frames between left out.
 
     Appearance comes from anywhere in the stretch, so that it mostly shows the very place, and the model learns to trust
     it; in a roll-out it trusts what was laid there from elsewhere.
     """
     windows = []
-    for i, start in enumerate(range(0, len(run) - WINDOW_FRAMES + 1, step)):
+    for i, start in enumerate(range(0, len(run) - config.window_frames + 1, config.window_step)):
         given = 1 + i % 2
-        between = chance.choice(np.arange(start + given, len(run) - 1), WINDOW_FRAMES - given - 1, replace=False)
+        between = chance.choice(np.arange(start + given, len(run) - 1), config.window_frames - given - 1, replace=False)
         kept = [*range(start, start + given), *np.sort(between).tolist(), len(run) - 1]
         windows.append(_Window(fps=fps, frames=[run[k] for k in kept], given=given, look=int(chance.choice(run[start:]))))
     return windows

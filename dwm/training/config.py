@@ -8,7 +8,9 @@ from dwm.codec.autoencoder import CodecConfig
 from dwm.flow.rectified import NoiseConfig
 from dwm.flow.schedule import ScheduleConfig
 from dwm.models.dit import DiTConfig
+from dwm.training.distillation import DistillationConfig
 from dwm.training.faith import FaithConfig
+from dwm.training.long_clips import KeyFrames
 from dwm.training.wear import WearConfig
 
 
@@ -76,6 +78,11 @@ class WorldTraining:
         0.5  # maskgwm: clips whose frames drop different tokens (M_time); the others drop the same (M_spatial)
     )
     most_given: int = 0  # leading frames given, drawn for each clip from 0 to this many (maskgwm: 3); 0 leaves it to the clip
+    cut: str = (
+        "whole"  # what of a clip is learnt: the "whole", its "coarse" key frames, or a "dense" window between two of them
+    )
+    key_frames: KeyFrames = field(default_factory=KeyFrames)  # of long clips
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)  # for the target "distillation"
     frames_per_clip: int = 0  # frames of a clip that a step looks at, the given ones among them; 0 is all
     held_out: int = 8  # the source's last clips, never trained on
     sample_steps: int = 4  # sampling steps of the image strips
@@ -104,6 +111,7 @@ class ClipsConfig:
     out: str = "out/training/clips"
     codec_weights: str = "weights/proving_ground_codec.safetensors"
     device: str = "auto"
+    window_frames: int = 8  # frames of a clip; a stretch of just as many is kept whole
     window_step: int = 4  # frames between the starts of consecutive 12 Hz windows
     log_share: float = (
         0.0  # drives whose clips remember a log of the street besides the last given frame; its filming needs a render
@@ -147,10 +155,9 @@ class ThingsConfig:
 class TrainConfig:
     """One training run."""
 
-    target: str = (
-        "world_model"  # "drives" (render), "codec", "clips" (encode), "world_model", "replay" (its own windows) or "things"
-    )
-    data: str = "out/training/clips"  # folder: rendered drives for the codec, encoded clips for the world model
+    # "drives" (render), "codec", "clips" (encode), "world_model", "distillation", "replay" (its own windows) or "things"
+    target: str = "world_model"
+    data: str = "out/training/clips"  # folder: rendered drives for the codec, encoded clips for world models
     initial_weights: str = ""  # safetensors to start from
     initial_shell: str = ""  # safetensors of another system, to start from everything that both have
     trained_on: str = ""  # what the data is, in words; stored with the weights

@@ -8,6 +8,8 @@ from dwm.errors import InputError
 from dwm.models.weights import load_model
 from dwm.training.codec_trainer import CodecTask, open_images
 from dwm.training.config import TrainConfig
+from dwm.training.distillation_trainer import DistillationTask
+from dwm.training.long_clips import cut_clips
 from dwm.training.loop import fit, pick_device
 from dwm.training.world_trainer import WorldTask
 
@@ -16,13 +18,14 @@ def train(config: TrainConfig, progress: bool = False) -> Path:
     """Work on ``config.target``, or go on where the same folder stopped; the path of what was made.
 
     "drives" renders proving-ground videos, "codec" trains on them, "clips" encodes them, "world_model" trains on the clips,
-    "replay" adds clips that begin with the world model's own frames, "things" learns what the things of other logs look like.
+    "distillation" goes on with a coarse one under a fine one (LongDWM), "replay" adds clips that begin with the world model's
+    own frames, "things" learns what the things of other logs look like.
     """
     if config.target == "things":
         from dwm.training.things import learn_things
 
         return learn_things(config.things, progress)
-    if config.target in ("drives", "clips", "world_model"):
+    if config.target in ("drives", "clips", "world_model", "distillation"):
         from dwm.training import cache  # here: the cache reads scenes, which codec training does not need
 
         if config.target == "drives":
@@ -32,7 +35,11 @@ def train(config: TrainConfig, progress: bool = False) -> Path:
         if config.target == "clips":
             codec, _ = load_model(Path(config.clips.codec_weights), "autoencoder")
             return cache.encode_clips(config.clips, codec.to(pick_device(config.clips.device)), progress)
-        return fit(WorldTask(config, cache.ClipCache(Path(config.data))), config.loop, progress=progress)
+        found = cache.ClipCache(Path(config.data))
+        if config.target == "distillation":
+            return fit(DistillationTask(config, found), config.loop, progress=progress)
+        clips = cut_clips(found, config.world.cut, config.world.key_frames)
+        return fit(WorldTask(config, clips), config.loop, progress=progress)
     if config.target == "replay":
         from dwm.training.replay import replay
 
@@ -40,5 +47,7 @@ def train(config: TrainConfig, progress: bool = False) -> Path:
     if config.target == "codec":
         return fit(CodecTask(config, open_images(Path(config.data))), config.loop, progress=progress)
     raise InputError(
-        "target", f"'{config.target}' cannot be trained", "choose drives, codec, clips, world_model, replay or things"
+        "target",
+        f"'{config.target}' cannot be trained",
+        "choose drives, codec, clips, world_model, distillation, replay or things",
     )

@@ -22,6 +22,7 @@ from dwm.training import cache, sequences
 from dwm.training.cache import ClipCache, encode_clips, render_drives
 from dwm.training.clips import TrainingClip
 from dwm.training.config import ClipsConfig, DrivesConfig
+from dwm.training.long_clips import KeyFrames, cut
 from dwm.training.sequences import Town
 
 SEED = 3
@@ -119,6 +120,31 @@ def test_clips_begin_with_what_is_given_and_reach_to_the_end_of_their_run(made, 
         expected = codec.encode(images_to_tensor(picture))
         torch.testing.assert_close(clip.latents_TVCHW[3].float(), expected, atol=2e-2, rtol=1e-2)
     assert shown[2] == slow  # eight of eight: none is left out
+
+
+def test_a_stretch_of_just_as_many_frames_becomes_one_long_clip_that_can_be_cut(made, codec, patched, tmp_path):
+    drives, clips = made
+    fast = record_of(drives)["runs"][0][1]
+    encode_clips(replace(clips, out=str(tmp_path), window_frames=14), codec, progress=False)
+    found = ClipCache(tmp_path)
+    assert len(found) == 1
+    clip = found.get(0, np.random.default_rng(0))
+    assert (indices_of(clip, fast, 0), clip.given, clip.fps) == (fast, 1, 12)
+    conditioner, keys = ScenarioConditioner(short_drive(patched, 0)[0]), KeyFrames(gaps=4, stride=3)
+    for frames in (keys.coarse, keys.window(2)):
+        shown, part = [fast[f] for f in frames], cut(clip, frames)
+        torch.testing.assert_close(part.times_T, conditioner.times(shown), atol=1e-5, rtol=0)
+        torch.testing.assert_close(part.waypoints_TK, conditioner.waypoints(shown), atol=1e-5, rtol=1e-5)
+        expected = conditioner.layout(shown[2]).maps_VCHW.half()
+        assert torch.equal(part.layout_TVCHW[2], expected)
+
+
+def test_stretches_too_short_for_a_clip_and_too_long_for_a_drive_are_told(made, codec, patched, tmp_path):
+    drives, clips = made
+    with pytest.raises(InputError, match=r"no stretch of 15 frames.*drives\.frames_12hz"):
+        encode_clips(replace(clips, out=str(tmp_path), window_frames=15), codec, progress=False)
+    with pytest.raises(InputError, match=r"frames_12hz: 97 frames of a drive of 109; give at most 96"):
+        render_drives(replace(drives, out=str(tmp_path), frames_12hz=97), progress=False)
 
 
 def test_a_clips_memory_is_its_last_given_frame_decoded_carried_along_and_encoded_again(made, codec, patched):
