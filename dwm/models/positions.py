@@ -24,7 +24,7 @@ def rotate(x_SAND: Tensor, frequencies: Tensor) -> Tensor:
     """Rotary positions (Su et al., RoFormer, eq. 34): channels 2i and 2i + 1 of token n turn by n * frequencies[i]."""
     angles = torch.arange(x_SAND.shape[-2], device=x_SAND.device)[:, None] * frequencies
     cos, sin = angles.cos(), angles.sin()
-    even, odd = x_SAND.float().unflatten(-1, (-1, 2)).unbind(-1)
+    even, odd = x_SAND.unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
     return turned.flatten(-2).to(x_SAND.dtype)
 
