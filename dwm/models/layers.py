@@ -80,6 +80,8 @@ def mlp(in_width: int, hidden: int, out_width: int) -> nn.Sequential:
 class FourierEmbedder(nn.Module):
     """MLP(FFT(c)) of MiLA eq. 1: every number as itself and as sines and cosines of octaves, then two layers."""
 
+    frequencies: Tensor
+
     def __init__(self, in_width: int, out_width: int, *, octaves: tuple[int, int]) -> None:
         super().__init__()
         frequencies = math.pi * 2.0 ** torch.arange(octaves[0], octaves[1] + 1)
@@ -88,7 +90,7 @@ class FourierEmbedder(nn.Module):
 
     def forward(self, values_K: Tensor) -> Tensor:
         """[..., out_width] of [..., in_width]."""
-        return self.layers(fourier_features(values_K, self.frequencies))  # type: ignore[arg-type]
+        return self.layers(fourier_features(values_K, self.frequencies))
 
 
 def fourier_features(values_K: Tensor, frequencies: Tensor) -> Tensor:

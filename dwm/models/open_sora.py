@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from dwm.errors import InputError
 from dwm.models.dit import DiTConfig, MultiViewDiT
+from dwm.models.layers import FourierEmbedder, fourier_features
 from dwm.models.positions import geometric_frequencies
 from dwm.models.weights import load_tensors
 
@@ -154,7 +155,7 @@ class _Transfer:
         embedding = self._their(name, "text.null: mean of its tokens behind the two text layers")
         if embedding.shape[-1] != self.model.config.text_features:
             raise self._misfit(name, embedding.shape, (len(embedding), self.model.config.text_features))
-        self._fill("text.null", self.model.text.layers(embedding.to(self.ours["text.null"])).mean(0), name)
+        self._fill("text.null", self.model.get_submodule("text.layers")(embedding.to(self.ours["text.null"])).mean(0), name)
 
     def _levels(self) -> None:
         """Our noise-level embedding, last layer solved, so that it gives what theirs gives at the same signal-to-noise."""
@@ -248,12 +249,11 @@ def timestep_vectors(embedder: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     return levels, F.linear(hidden, layers["mlp.2.weight"], layers["mlp.2.bias"])
 
 
-def fit_last_layer(embedder: nn.Module, values: Tensor, targets: Tensor) -> float:
+def fit_last_layer(embedder: FourierEmbedder, values: Tensor, targets: Tensor) -> float:
     """Solve the last layer of a ``FourierEmbedder`` for targets [S, D] at values [S, K]; the relative error that is left."""
-    first, activation, last = embedder.layers  # type: ignore[misc]
-    embedder.layers[2] = nn.Identity()  # type: ignore[index]
-    hidden = embedder(values.to(first.weight)).double().cpu()
-    embedder.layers[2] = last  # type: ignore[index]
+    last = embedder.layers[2]
+    assert isinstance(last, nn.Linear)
+    hidden = embedder.layers[:2](fourier_features(values.to(last.weight), embedder.frequencies)).double().cpu()
     inputs = torch.cat([hidden, torch.ones_like(hidden[:, :1])], dim=1)
     ridge = 1e-6 * len(inputs) * torch.eye(inputs.shape[1], dtype=torch.float64)
     solution = torch.linalg.solve(inputs.T @ inputs + ridge, inputs.T @ targets)

@@ -13,9 +13,11 @@ from dwm.errors import InputError
 from dwm.scenes.types import CAMERAS, Scene
 
 TEMPLATE = "This is a driving scene video captured by camera in {sensor} of a car at {location} during {season} {daytime}."
+_WHEN = " during {season} {daytime}"
 RIG = "six surround cameras"
 # Local time of the nuScenes cities; Boston's logs are all from summer and autumn (daylight-saving time).
 UTC_OFFSET_H = {"boston-seaport": -4, "singapore-onenorth": 8, "singapore-hollandvillage": 8, "singapore-queenstown": 8}
+_UNDATED = {"morning": "in the morning", "afternoon": "in the afternoon", "dusk": "at dusk", "night": "at night"}
 SEASONS = ("winter", "spring", "summer", "autumn")
 DAYTIMES = ("morning", "afternoon", "dusk", "night")
 WEATHERS = ("rain", "fog", "snow")
@@ -32,7 +34,10 @@ _WEATHER_PATTERNS = {
 
 
 def scene_prompt(scene: Scene, conditions: Sequence[str] = ()) -> str:
-    """The prompt of the whole rig. ``conditions`` (night, or words of WEATHERS) hold besides what the log says."""
+    """The prompt of the whole rig; places and dates that the log leaves empty are left out.
+
+    ``conditions`` (night, or words of WEATHERS) hold besides what the log says.
+    """
     return _fill(scene, RIG, conditions)
 
 
@@ -84,8 +89,15 @@ def tokenize(prompt: str, length: int = PROMPT_TOKENS) -> NDArray[np.int64]:
 
 
 def _fill(scene: Scene, sensor: str, conditions: Sequence[str]) -> str:
-    text = TEMPLATE.format(
-        sensor=sensor, location=scene.location, season=season(scene.date_captured), daytime=_daytime(scene, conditions)
+    text = TEMPLATE if scene.location else TEMPLATE.replace(" at {location}", "")
+    if not scene.date_captured:
+        text = text.replace(_WHEN, " {daytime}")
+    when = _daytime(scene, conditions)
+    text = text.format(
+        sensor=sensor,
+        location=scene.location,
+        season=season(scene.date_captured) if scene.date_captured else "",
+        daytime=when if scene.date_captured else _UNDATED[when],
     )
     found = _weathers(scene, conditions)
     return f"{text} Weather: {', '.join(found)}." if found else text
