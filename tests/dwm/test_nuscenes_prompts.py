@@ -41,8 +41,10 @@ def test_what_a_log_does_not_know_is_left_out_in_good_english(pg_dataroot: Path)
     somewhere, undated = replace(scene, location=""), replace(scene, date_captured="")
     when = scene_prompt(scene).split(" during ")[1]
     assert scene_prompt(scene) == f"{start} at {scene.location} during {when}"
-    assert scene_prompt(somewhere).startswith(f"{start} during winter ")
+    assert scene_prompt(somewhere) == f"{start} in winter."
+    assert scene_prompt(replace(somewhere, description="Dusk, rain")) == f"{start} during winter dusk. Weather: rain."
     assert scene_prompt(undated) == f"{start} at {scene.location} in the {when.split()[1]}"
+    assert scene_prompt(replace(undated, location="")) == f"{start}."
     assert scene_prompt(replace(undated, location=""), ["night", "rain"]) == f"{start} at night. Weather: rain."
 
 
