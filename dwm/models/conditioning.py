@@ -5,6 +5,7 @@ Shapes: B batch, T frames, V views, C channels, H W a grid, L text tokens, N pat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from dwm.models.layers import FourierEmbedder
+from dwm.models.layers import FourierEmbedder, mlp
 
 WAYPOINT_SIZE = 6  # dx/10 m, dy/10 m, sin dyaw, cos dyaw (all from the window's first frame), speed/10 mps, yaw rate [rad/s]
 CAMERA_SIZE = 16  # fx/W, fy/H, cx/W, cy/H, then the 3x4 rows of camera_to_ego with its translation in units of 10 m
@@ -34,6 +35,7 @@ class DenoiseCondition:
     has_layout_B: Tensor  # bool
     has_memory_B: Tensor  # bool
     has_appearance_B: Tensor  # bool
+    text_features_BLK: Tensor | None = None  # what an outside encoder makes of the tokens (dwm.models.text_encoder)
     layout_BTVCHW: Tensor | None = None  # projected boxes and map lines, in [0, 1]
     memory_BTVCHW: Tensor | None = None  # latents of earlier frames re-projected into these views
     memory_valid_BTV1HW: Tensor | None = None  # share of each latent pixel that the memory covers, in [0, 1]
@@ -64,12 +66,15 @@ def joined(conditions: Sequence[DenoiseCondition]) -> DenoiseCondition:
     return DenoiseCondition(**{name: torch.cat([getattr(c, name) for c in conditions]) for name in names})
 
 
-def camera_rays(cameras_BVK: Tensor, rows: int, cols: int) -> Tensor:
-    """Per patch [B, V, rows * cols, 8]: place in the image (u, v in [-1, 1]), ray in the ego frame, camera position / 10 m."""
+def camera_rays(cameras_BVK: Tensor, rows: float, cols: float) -> Tensor:
+    """Per patch [B, V, rows * cols, 8]: place in the image (u, v in [-1, 1]), ray in the ego frame, camera position / 10 m.
+
+    A picture that is no whole number of patches high or wide has a last one that reaches beyond its edge.
+    """
     fx, fy, cx, cy = cameras_BVK[..., None, :4].unbind(-1)  # [B, V, 1] each
     v, u = torch.meshgrid(
-        (torch.arange(rows, device=cameras_BVK.device) + 0.5) / rows,
-        (torch.arange(cols, device=cameras_BVK.device) + 0.5) / cols,
+        (torch.arange(math.ceil(rows), device=cameras_BVK.device) + 0.5) / rows,
+        (torch.arange(math.ceil(cols), device=cameras_BVK.device) + 0.5) / cols,
         indexing="ij",
     )
     u, v = u.flatten(), v.flatten()
@@ -131,3 +136,21 @@ class TextEmbedder(nn.Module):
         first = ~mask.any(dim=1, keepdim=True)
         null = self.null.expand(len(mask), 1, -1)
         return torch.cat([null, self.table(condition.text_BL)], dim=1), torch.cat([first, mask], dim=1)
+
+
+class TextFeatureEmbedder(nn.Module):
+    """Outside text features through two layers (PixArt's caption projection), with a learned null prompt."""
+
+    def __init__(self, features: int, width: int) -> None:
+        super().__init__()
+        self.layers = mlp(features, width, width)
+        self.null = nn.Parameter(torch.randn(width) * 0.02)
+
+    def forward(self, condition: DenoiseCondition) -> tuple[Tensor, Tensor]:
+        """As ``TextEmbedder``: ``text_BL`` says where text is. Without features every prompt is the null prompt."""
+        features, tokens = condition.text_features_BLK, condition.text_BL
+        null = self.null.expand(len(tokens), 1, -1)
+        if features is None:
+            return null, torch.ones_like(tokens[:, :1], dtype=torch.bool)
+        mask = (tokens != PAD_TOKEN) & condition.has_text_B[:, None]
+        return torch.cat([null, self.layers(features)], dim=1), torch.cat([~mask.any(dim=1, keepdim=True), mask], dim=1)

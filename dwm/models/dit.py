@@ -13,16 +13,19 @@ Reading order: ``MultiViewDiT.forward`` -> ``Block.forward`` -> ``local.LocalBlo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from dwm.models.conditioning import DenoiseCondition, FrameEmbedder, TextEmbedder, camera_rays
+from dwm.models.conditioning import DenoiseCondition, FrameEmbedder, TextEmbedder, TextFeatureEmbedder, camera_rays
 from dwm.models.layers import Attention, FourierEmbedder, mlp, modulate, start_at_zero
 from dwm.models.local import LocalDown, LocalUp
 from dwm.models.masking import TokenMask
+from dwm.models.positions import SpatialPositions
 
 LAYOUT_FINER = 2  # layout pixels along each side of a latent pixel
 
@@ -51,6 +54,10 @@ class DiTConfig:
     modulation_width: int = 128  # longdwm: width of the vector that the blocks read a frame's modulation from
     injected_depth: int = 2  # longdwm: last blocks that the given frames' clean latents are injected into
     injection: str = "first"  # longdwm: the "first" given frame goes to all frames (coarse), or each to its "own" slot (fine)
+    text_features: int = 0  # width of an outside encoder's text features (T5-XXL: 4096); 0: an own token table
+    spatial_positions: bool = False  # a patch's place in its view is added to its token, besides its ray
+    rotary_time: bool = False  # attention over time knows the frames' order (RoPE), besides their times
+    open_sora: bool = False  # wired as STDiT2, whose weights it can take over: see dwm.models.open_sora
 
     @property
     def patch(self) -> int:
@@ -79,8 +86,8 @@ class Block(nn.Module):
         super().__init__()
         width = config.d_model
         self.spatial = Attention(width, config.heads)
-        self.temporal = Attention(width, config.heads)
-        self.text = Attention(width, config.heads, cross=True) if reads_text else None
+        self.temporal = Attention(width, config.heads, rotary=config.rotary_time)
+        self.text = Attention(width, config.heads, cross=True, normed=not config.open_sora) if reads_text else None
         self.text_gate = nn.Parameter(torch.zeros(width)) if reads_text else None
         self.mlp = mlp(width, int(width * config.mlp_ratio), width)
         # adaLN-single (PixArt): the frame's nine vectors are shared by all blocks, each adds its own offset.
@@ -110,6 +117,8 @@ class Block(nn.Module):
 class MultiViewDiT(nn.Module):
     """Predicts the clean latents of every frame from noisy ones, each frame at its own noise level."""
 
+    recompute = False  # in training: keep a block's input only, and compute the block again for its gradients
+
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.config = config
@@ -123,9 +132,13 @@ class MultiViewDiT(nn.Module):
         self.up = nn.ModuleList(LocalUp(after, at, width) for at, after in reversed(steps))
         self.rays = FourierEmbedder(8, width, octaves=(-1, 4))
         self.frame = FrameEmbedder(width)
-        self.text = TextEmbedder(config.text_vocabulary, width)
+        self.positions = SpatialPositions(width) if config.spatial_positions else None
+        features, vocabulary = config.text_features, config.text_vocabulary
+        self.text = TextFeatureEmbedder(features, width) if features else TextEmbedder(vocabulary, width)
         self.build_trunk(config)
-        self.head_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+        # STDiT2's last layer is moved by the frame's vector itself.
+        activation = nn.Identity() if config.open_sora else nn.SiLU()
+        self.head_modulation = nn.Sequential(activation, nn.Linear(width, 2 * width))
         kernel = 3 if levels else 1
         self.head = nn.Conv2d(outside, channels * config.stem_patch**2, kernel, padding=kernel // 2)
         start_at_zero(self.head_modulation[1], self.head)
@@ -152,8 +165,14 @@ class MultiViewDiT(nn.Module):
         modulation = rearrange(self.modulation(told.frame_BTD), "b t (k d) -> b t k d", k=9)
         tokens = tokens_BTVRKD.flatten(2, 4)
         for block in self.blocks:
-            tokens = block(tokens, modulation, told.text_BLD, told.text_mask_BL)
+            tokens = self.through(block, tokens, modulation, told.text_BLD, told.text_mask_BL)
         return tokens.view(shape)
+
+    def through(self, block: nn.Module, *inputs: Any) -> Any:
+        """A block's output; with ``recompute``, gradient checkpointing (Chen et al., 2016)."""
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return block(*inputs)
 
     def forward(
         self, latents_BTVCHW: Tensor, levels_BT: Tensor, condition: DenoiseCondition, mask: TokenMask | None = None
@@ -167,24 +186,29 @@ class MultiViewDiT(nn.Module):
             latents_BTVCHW, condition.appearance_BTVCHW, condition.appearance_known_BTV1HW, condition.has_appearance_B
         )
         batch, frames, views = latents_BTVCHW.shape[:3]
-        rows, cols = (size // self.config.patch for size in latents_BTVCHW.shape[-2:])
+        height, width = latents_BTVCHW.shape[-2:]
+        patch = self.config.patch
 
         frame = self.frame(levels_BT, condition)  # [B, T, D]
         text, text_mask = self.text(condition)
-        frame = frame + _masked_mean(text, text_mask)[:, None]
+        if not self.config.open_sora:  # there text enters by attention alone
+            frame = frame + _masked_mean(text, text_mask)[:, None]
         per_image = frame[:, :, None].expand(-1, -1, views, -1).flatten(0, 2)  # [I, D]
 
         seen = latents_BTVCHW if mask is None else mask.hide(latents_BTVCHW)
         pixels = self._pixels(seen, levels_BT, [memory, valid, colours, known], condition)
-        x = self.stem(pixels)
+        x = self.stem(_whole_patches(pixels, patch))
         skips: list[Tensor] = []
         for level in self.down:
             x, skip = level(x, per_image)
             skips.append(skip)
         tokens = rearrange(x, "(b t v) d r k -> b t v r k d", b=batch, t=frames)
-        places = rearrange(self.rays(camera_rays(condition.cameras_BVK, rows, cols)), "b v (r k) d -> b 1 v r k d", r=rows)
-        tokens = tokens + places
-        tokens = tokens + frame[:, :, None, None, None]  # h_fuse, MiLA eq. 2
+        rays = self.rays(camera_rays(condition.cameras_BVK, height / patch, width / patch))
+        places = rearrange(rays, "b v (r k) d -> b 1 v r k d", r=tokens.shape[3])
+        if self.positions is not None:
+            places = places + self.positions(height, width, patch)
+        fused = self.frame.path(condition) if self.config.open_sora else frame
+        tokens = tokens + places + fused[:, :, None, None, None]  # h_fuse, MiLA eq. 2
         told = Told(
             frame_BTD=frame, text_BLD=text, text_mask_BL=text_mask, latents_BTVCHW=seen, levels_BT=levels_BT, places_B1VRKD=places,
             condition=condition, mask=mask,
@@ -195,9 +219,10 @@ class MultiViewDiT(nn.Module):
         x = rearrange(modulate(tokens, shift, scale), "b t v r k d -> (b t v) d r k")
         for level in self.up:
             x = level(x, skips.pop(), per_image)
-        out = F.pixel_shuffle(self.head(F.silu(x) if self.up else x), self.config.stem_patch)
+        out = F.pixel_shuffle(self.head(F.silu(x) if self.up else x), self.config.stem_patch)[..., :height, :width]
         if not self.config.preconditioned:
-            return latents_BTVCHW + (1 - levels_BT)[:, :, None, None, None, None] * out.view(latents_BTVCHW.shape).float()
+            velocity = out.reshape(latents_BTVCHW.shape).float()
+            return latents_BTVCHW + (1 - levels_BT)[:, :, None, None, None, None] * velocity
         change = (out + self.shortcut(pixels)).view(latents_BTVCHW.shape)
         guess, spread = self._guess(latents_BTVCHW, levels_BT, memory * valid + colours * (1 - valid), valid)
         return guess + spread * change.float()
@@ -229,8 +254,8 @@ class MultiViewDiT(nn.Module):
         t = levels_BT.to(latents.dtype)[:, :, None, None, None, None]
         memory, valid, colours, known = dense
         clean = (t >= 1).to(latents.dtype).expand_as(valid)
-        # Weighed by what it tells about the frame: pure noise tells nothing and enters as zeros.
-        told = t * (t.square() + (1 - t).square()).rsqrt()
+        # Weighed by what it tells about the frame: pure noise tells nothing and enters as zeros. A velocity needs it, though.
+        told = t * (t.square() + (1 - t).square()).rsqrt() if self.config.preconditioned else torch.ones_like(t)
         stack = torch.cat([told * latents, memory * valid, valid, colours, known, clean], dim=3).flatten(0, 2)
         layout = self._layout(stack, condition)
         return torch.cat([stack, layout], dim=1).contiguous(memory_format=torch.channels_last)
@@ -253,6 +278,14 @@ def _dense(like: Tensor, latents: Tensor | None, share: Tensor | None, has_B: Te
         return torch.zeros_like(like), torch.zeros_like(like[:, :, :, :1])
     keep = has_B[:, None, None, None, None, None]
     return latents * keep, share * keep
+
+
+def _whole_patches(pixels_ICHW: Tensor, patch: int) -> Tensor:
+    """Zeros to the right and below, up to whole patches, as Open-Sora's patch embedding adds them."""
+    height, width = pixels_ICHW.shape[-2:]
+    if height % patch == width % patch == 0:
+        return pixels_ICHW
+    return F.pad(pixels_ICHW, (0, -width % patch, 0, -height % patch))
 
 
 def _masked_mean(tokens_BLD: Tensor, mask_BL: Tensor) -> Tensor:

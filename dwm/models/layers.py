@@ -12,17 +12,24 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from dwm.models.positions import geometric_frequencies, rotate
+
 
 class Attention(nn.Module):
-    """Multi-head attention with RMS-normalised queries and keys; over itself, or over a context."""
+    """Multi-head attention over itself or over a context; queries and keys are RMS-normalised unless ``normed`` is False.
 
-    def __init__(self, width: int, heads: int, *, cross: bool = False) -> None:
+    ``rotary`` turns them by the token's number before that: the order that Open-Sora 1.1's weights were trained in.
+    """
+
+    def __init__(self, width: int, heads: int, *, cross: bool = False, normed: bool = True, rotary: bool = False) -> None:
         super().__init__()
         self.heads = heads
         self.query = nn.Linear(width, width) if cross else None
         self.key_value = nn.Linear(width, (2 if cross else 3) * width)
-        self.query_scale = nn.Parameter(torch.ones(width // heads))
-        self.key_scale = nn.Parameter(torch.ones(width // heads))
+        self.query_scale = nn.Parameter(torch.ones(width // heads)) if normed else None
+        self.key_scale = nn.Parameter(torch.ones(width // heads)) if normed else None
+        frequencies = geometric_frequencies(width // heads // 2) if rotary else None
+        self.register_buffer("frequencies", frequencies, persistent=False)
         self.out = nn.Linear(width, width)
 
     def forward(self, tokens_SND: Tensor, context_SMD: Tensor | None = None, mask_SM: Tensor | None = None) -> Tensor:
@@ -33,7 +40,10 @@ class Attention(nn.Module):
             query = self.query(tokens_SND)
             key, value = self.key_value(context_SMD).chunk(2, dim=-1)
         query, key, value = (rearrange(x, "s n (a d) -> s a n d", a=self.heads) for x in (query, key, value))
-        query, key = rms_norm(query, self.query_scale), rms_norm(key, self.key_scale)
+        if self.frequencies is not None:
+            query, key = (rotate(x, self.frequencies) for x in (query, key))  # type: ignore[arg-type]
+        if self.query_scale is not None and self.key_scale is not None:
+            query, key = rms_norm(query, self.query_scale), rms_norm(key, self.key_scale)
         mask = None if mask_SM is None else mask_SM[:, None, None, :]
         # Under autocast the norm comes back wider than the values.
         mixed = F.scaled_dot_product_attention(query.to(value.dtype), key.to(value.dtype), value, attn_mask=mask)
@@ -70,6 +80,8 @@ def mlp(in_width: int, hidden: int, out_width: int) -> nn.Sequential:
 class FourierEmbedder(nn.Module):
     """MLP(FFT(c)) of MiLA eq. 1: every number as itself and as sines and cosines of octaves, then two layers."""
 
+    frequencies: Tensor
+
     def __init__(self, in_width: int, out_width: int, *, octaves: tuple[int, int]) -> None:
         super().__init__()
         frequencies = math.pi * 2.0 ** torch.arange(octaves[0], octaves[1] + 1)
@@ -78,7 +90,7 @@ class FourierEmbedder(nn.Module):
 
     def forward(self, values_K: Tensor) -> Tensor:
         """[..., out_width] of [..., in_width]."""
-        return self.layers(fourier_features(values_K, self.frequencies))  # type: ignore[arg-type]
+        return self.layers(fourier_features(values_K, self.frequencies))
 
 
 def fourier_features(values_K: Tensor, frequencies: Tensor) -> Tensor:

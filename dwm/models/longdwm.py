@@ -140,7 +140,7 @@ class LongDWM(MultiViewDiT):
         seen = torch.cat([told.text_mask_BL, video_seen], dim=1)
         video, text = tokens_BTVRKD, told.text_BLD
         for block in self.blocks:
-            video, text = block(video, text, modulation, seen, sources)
+            video, text = self.through(block, video, text, modulation, seen, sources)
         return video
 
     def _sources(self, told: Told) -> Sources:

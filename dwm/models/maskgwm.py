@@ -95,5 +95,5 @@ class MaskGWM(MultiViewDiT):
         for i, block in enumerate(self.blocks):
             if told.mask is not None and i == self.config.depth - self.config.decoder_depth:
                 tokens = self.reconstruction(tokens, told.mask, told)
-            tokens, text = block(tokens, text, text_mask, told.frame_BTD, actions)
+            tokens, text = self.through(block, tokens, text, text_mask, told.frame_BTD, actions)
         return tokens

@@ -16,6 +16,7 @@ TEMPLATE = "This is a driving scene video captured by camera in {sensor} of a ca
 RIG = "six surround cameras"
 # Local time of the nuScenes cities; Boston's logs are all from summer and autumn (daylight-saving time).
 UTC_OFFSET_H = {"boston-seaport": -4, "singapore-onenorth": 8, "singapore-hollandvillage": 8, "singapore-queenstown": 8}
+_UNDATED = {"morning": "in the morning", "afternoon": "in the afternoon", "dusk": "at dusk", "night": "at night"}
 SEASONS = ("winter", "spring", "summer", "autumn")
 DAYTIMES = ("morning", "afternoon", "dusk", "night")
 WEATHERS = ("rain", "fog", "snow")
@@ -32,7 +33,10 @@ _WEATHER_PATTERNS = {
 
 
 def scene_prompt(scene: Scene, conditions: Sequence[str] = ()) -> str:
-    """The prompt of the whole rig. ``conditions`` (night, or words of WEATHERS) hold besides what the log says."""
+    """The prompt of the whole rig; places and dates that the log leaves empty are left out.
+
+    ``conditions`` (night, or words of WEATHERS) hold besides what the log says.
+    """
     return _fill(scene, RIG, conditions)
 
 
@@ -60,9 +64,8 @@ def season(date_captured: str) -> str:
 
 def daytime(description: str, location: str, timestamp_us: int) -> str:
     """What the description says (night, dusk), else the local hour."""
-    for word in ("night", "dusk"):
-        if re.search(rf"\b{word}\b", description.lower()):
-            return word
+    if word := _said_daytime(description):
+        return word
     local = datetime.fromtimestamp(timestamp_us / 1e6, UTC) + timedelta(hours=UTC_OFFSET_H.get(location, 0))
     hour = local.hour + local.minute / 60
     if 5 <= hour < 12:
@@ -84,11 +87,26 @@ def tokenize(prompt: str, length: int = PROMPT_TOKENS) -> NDArray[np.int64]:
 
 
 def _fill(scene: Scene, sensor: str, conditions: Sequence[str]) -> str:
-    text = TEMPLATE.format(
-        sensor=sensor, location=scene.location, season=season(scene.date_captured), daytime=_daytime(scene, conditions)
-    )
+    template = TEMPLATE if scene.location else TEMPLATE.replace(" at {location}", "")
+    when = _when(scene, conditions)
+    template = template.replace(" during {season} {daytime}", f" {when}" if when else "")
+    text = template.format(sensor=sensor, location=scene.location)
     found = _weathers(scene, conditions)
     return f"{text} Weather: {', '.join(found)}." if found else text
+
+
+def _when(scene: Scene, conditions: Sequence[str]) -> str:
+    """Season and daytime as far as they are known; a clock tells the daytime only where the place is known."""
+    clock_counts = scene.location or "night" in conditions or _said_daytime(scene.description)
+    day = _daytime(scene, conditions) if clock_counts else None
+    if not scene.date_captured:
+        return _UNDATED[day] if day else ""
+    year = season(scene.date_captured)
+    return f"during {year} {day}" if day else f"in {year}"
+
+
+def _said_daytime(description: str) -> str | None:
+    return next((word for word in ("night", "dusk") if re.search(rf"\b{word}\b", description.lower())), None)
 
 
 def _daytime(scene: Scene, conditions: Sequence[str]) -> str:

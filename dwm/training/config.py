@@ -87,6 +87,7 @@ class WorldTraining:
     held_out: int = 8  # the source's last clips, never trained on
     sample_steps: int = 4  # sampling steps of the image strips
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)  # of the image strips
+    recompute_blocks: bool = False  # gradient checkpointing: a third more computing, a fraction of the memory
     codec_weights: str = ""  # codec that turns samples into images; empty writes no strips
 
 
@@ -160,6 +161,7 @@ class TrainConfig:
     data: str = "out/training/clips"  # folder: rendered drives for the codec, encoded clips for world models
     initial_weights: str = ""  # safetensors to start from
     initial_shell: str = ""  # safetensors of another system, to start from everything that both have
+    initial_open_sora: str = ""  # or those of Open-Sora 1.1 (STDiT2), for a model of conf/model/mila_700m.yaml's kind
     trained_on: str = ""  # what the data is, in words; stored with the weights
     drives: DrivesConfig = field(default_factory=DrivesConfig)
     clips: ClipsConfig = field(default_factory=ClipsConfig)

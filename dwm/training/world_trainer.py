@@ -6,6 +6,7 @@ Shapes: B batch, T frames, V views, C channels, h w latent pixels.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,7 +21,9 @@ from dwm.errors import InputError
 from dwm.flow.rectified import flow_loss, interpolate, sample_training_noise_levels
 from dwm.flow.sampler import denoise
 from dwm.models.conditioning import DenoiseCondition
+from dwm.models.dit import MultiViewDiT
 from dwm.models.masking import TokenMask, draw_mask
+from dwm.models.open_sora import initialise_from_open_sora
 from dwm.models.systems import build_denoiser
 from dwm.models.weights import fit_shared, fit_tensors, load_model, load_tensors
 from dwm.training.adversary import Duel, critic_loss, persuasion, pulled
@@ -28,9 +31,11 @@ from dwm.training.clips import ClipBatch, ClipSource, TrainingClip, collate
 from dwm.training.codec_trainer import psnr_db, to_pixels
 from dwm.training.config import TrainConfig, WorldTraining
 from dwm.training.faith import draw_faith
+from dwm.training.parallel import join_crew
 from dwm.training.shortcut import fit_shortcut
 from dwm.training.wear import Wear, draw_wear
 
+logger = logging.getLogger(__name__)
 STRIP_VIEWS = (0, 4)  # cameras shown in image strips: front and back left
 
 
@@ -112,8 +117,8 @@ def _given(batch: ClipBatch) -> Tensor:
     return frames < batch.given_B[:, None]
 
 
-def _denoiser(model: nn.Module) -> nn.Module:
-    return model.denoiser if isinstance(model, Duel) else model
+def _denoiser(model: nn.Module) -> MultiViewDiT:
+    return model.denoiser if isinstance(model, Duel) else model  # type: ignore[return-value]
 
 
 def _check(config: WorldTraining) -> None:
@@ -142,6 +147,9 @@ class WorldTask:
         if config.initial_shell:
             path = Path(config.initial_shell)
             fit_shared(_denoiser(self.model), load_tensors(path)[0], path)
+        if config.initial_weights and config.initial_open_sora:
+            raise InputError("initial_open_sora", "initial_weights is given too", "start from one of them")
+        _denoiser(self.model).recompute = config.world.recompute_blocks
         if config.initial_weights:
             path = Path(config.initial_weights)
             fit_tensors(_denoiser(self.model), load_tensors(path)[0], path)
@@ -157,9 +165,20 @@ class WorldTask:
         return {"trained_on": self.config.trained_on, "clips": str(len(self))}
 
     def prepare(self, device: torch.device) -> None:
-        """Solve the linear shortcut on some clips."""
+        """Take over the weights of Open-Sora, or solve the linear shortcut on some clips, where asked for."""
+        if self.config.initial_open_sora:
+            self._take_over(Path(self.config.initial_open_sora))
         if self.config.world.shortcut_clips:
-            fit_shortcut(_denoiser(self.model), self._examples(device))  # type: ignore[arg-type]
+            fit_shortcut(_denoiser(self.model), self._examples(device))
+
+    def _take_over(self, path: Path) -> None:
+        """Fill the model, and say in ``open_sora.json`` beside the checkpoints what became of every tensor."""
+        report = initialise_from_open_sora(_denoiser(self.model), path)
+        if join_crew().leads:
+            (Path(self.config.loop.out) / "open_sora.json").write_text(json.dumps(asdict(report), indent=1) + "\n")
+        logger.info(
+            "%s: %d tensors taken, %d reshaped, %d left", path, len(report.taken), len(report.reshaped), len(report.left)
+        )
 
     def _examples(self, device: torch.device) -> Iterator[tuple[Tensor, Tensor, DenoiseCondition]]:
         """Clips at pure noise, told as much as in training."""

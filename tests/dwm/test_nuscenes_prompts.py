@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,19 @@ def test_the_template_is_filled_from_the_log(pg_dataroot: Path) -> None:
     assert camera_prompt(scene, "CAM_BACK_LEFT") == expected.replace(RIG, "back left")
     with pytest.raises(InputError, match="CAM_TOP"):
         camera_prompt(scene, "CAM_TOP")
+
+
+def test_what_a_log_does_not_know_is_left_out_in_good_english(pg_dataroot: Path) -> None:
+    scene = replace(read_scene(pg_dataroot, "v1.0-mini", "scene-0001"), description="")
+    start = f"This is a driving scene video captured by camera in {RIG} of a car"
+    somewhere, undated = replace(scene, location=""), replace(scene, date_captured="")
+    when = scene_prompt(scene).split(" during ")[1]
+    assert scene_prompt(scene) == f"{start} at {scene.location} during {when}"
+    assert scene_prompt(somewhere) == f"{start} in winter."
+    assert scene_prompt(replace(somewhere, description="Dusk, rain")) == f"{start} during winter dusk. Weather: rain."
+    assert scene_prompt(undated) == f"{start} at {scene.location} in the {when.split()[1]}"
+    assert scene_prompt(replace(undated, location="")) == f"{start}."
+    assert scene_prompt(replace(undated, location=""), ["night", "rain"]) == f"{start} at night. Weather: rain."
 
 
 @pytest.mark.parametrize(("date", "name"), [("2018-01-31", "winter"), ("2018-03-01", "spring"), ("2018-08-01", "summer"),

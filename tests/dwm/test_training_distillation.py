@@ -235,7 +235,7 @@ class Heard(nn.Module):
         super().__init__()
         self.answers, self.asked = answers, []
 
-    def forward(self, latents, levels, condition) -> Tensor:
+    def forward(self, latents, levels, condition, mask=None) -> Tensor:
         self.asked.append((latents, levels, condition))
         return self.answers[len(self.asked) - 1]
 
