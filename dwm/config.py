@@ -14,15 +14,21 @@ from dwm.errors import InputError
 T = TypeVar("T")
 
 
-def load_config(schema: type[T], path: Path | None = None, overrides: list[str] | None = None) -> T:
-    """The dataclass ``schema`` filled from a YAML file and ``key=value`` overrides (dots reach into nested fields)."""
+def load_config(
+    schema: type[T], path: Path | None = None, overrides: list[str] | None = None, parts: dict[str, Any] | None = None
+) -> T:
+    """The dataclass ``schema`` filled from a YAML file and ``key=value`` overrides (dots reach into nested fields).
+
+    ``parts`` take the place of what the file says of the same fields.
+    """
     where = str(path) if path else "command line"
     try:
         config = OmegaConf.structured(schema)
         if path is not None:
             if not path.is_file():
                 raise InputError(path, "no such configuration file", "give the path of a YAML file, e.g. conf/demo.yaml")
-            config = OmegaConf.merge(config, OmegaConf.create(yaml.safe_load(path.read_text()) or {}))
+            content = OmegaConf.create(yaml.safe_load(path.read_text()) or {})
+            config = OmegaConf.merge(config, OmegaConf.merge(content, parts or {}))
         config = OmegaConf.merge(config, OmegaConf.from_dotlist(overrides or []))
         return OmegaConf.to_object(config)  # type: ignore[return-value]
     except (OmegaConfBaseException, yaml.YAMLError, TypeError, ValueError) as error:

@@ -134,6 +134,12 @@ def _add_plan(commands: argparse._SubParsersAction) -> None:
     _add_config(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object with everything")
     parser.add_argument("--no-tags", action="store_true", help="without a mix: do not read the log's tables for its tags")
+    parser.add_argument(
+        "--gpu", action="store_true", help="also memory and time of the world model on GPUs; a training file always"
+    )
+    parser.add_argument("--processes", type=int, default=1, help="training: GPUs that share the work")
+    parser.add_argument("--frames", type=int, default=8, help="training: frames of a clip")
+    parser.add_argument("--size", default="128x224", metavar="HEIGHTxWIDTH", help="training: size of an image [px]")
 
 
 def _plan(arguments: argparse.Namespace) -> int:
@@ -143,10 +149,23 @@ def _plan(arguments: argparse.Namespace) -> int:
     from pipelines.config import RunConfig
     from pipelines.generate import plan_run
     from pipelines.plan_view import PlanView
+    from pipelines.training import is_training, load_training
 
+    if is_training(arguments.config):
+        from pipelines.gpu_costs import clip_of, training_costs
+
+        training = load_training(arguments.config, arguments.overrides)
+        clip = clip_of(arguments.frames, arguments.size, training.loop.batch_size)
+        print(training_costs(training, clip, arguments.processes))
+        return 0
     config = load_config(RunConfig, arguments.config, arguments.overrides)
-    view = PlanView(config, plan_run(config), tags=not arguments.no_tags)
+    plan = plan_run(config)
+    view = PlanView(config, plan, tags=not arguments.no_tags)
     print(json.dumps(view.json(), indent=1, allow_nan=False) if arguments.json else view.text())
+    if arguments.gpu and not arguments.json:
+        from pipelines.gpu_costs import rollout_costs
+
+        print(f"\n{rollout_costs(config, [shard.n_frames for shard in plan.shards])}")
     return 0
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from dwm.config import load_config
 from dwm.errors import InputError
+
+if TYPE_CHECKING:
+    from dwm.training.config import TrainConfig
 
 
 def run_training(path: Path, overrides: list[str]) -> Path:
@@ -34,9 +38,26 @@ def _train_one(path: Path, target: str, overrides: list[str]) -> Path:
         from evaluators.detector.train import DetectorTrainConfig, train_detector
 
         return train_detector(load_config(DetectorTrainConfig, path, overrides))
-    from dwm.training import TrainConfig, train
+    from dwm.training import train
 
-    return train(load_config(TrainConfig, path, overrides), progress=True)
+    return train(load_training(path, overrides), progress=True)
+
+
+def is_training(path: Path) -> bool:
+    """Whether a file describes the training of a world model, and not a run."""
+    return _read(path).get("target") in ("world_model", "distillation")
+
+
+def load_training(path: Path, overrides: list[str]) -> TrainConfig:
+    """A training configuration, ``world.model`` filled from its own file where it is the path of one."""
+    from dwm.models.dit import DiTConfig
+    from dwm.training.config import TrainConfig
+
+    named = _read(path).get("world", {}).get("model")
+    if not isinstance(named, str):
+        return load_config(TrainConfig, path, overrides)
+    model = load_config(DiTConfig, Path(named))
+    return load_config(TrainConfig, path, overrides, {"world": {"model": asdict(model)}})
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -72,14 +72,30 @@ def fit_shared(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> l
 def load_model(path: Path, kind: str | None = None) -> tuple[Any, Any]:
     """(model in eval mode, its config) from a file written by ``save_model``; ``kind`` is what the caller expects."""
     tensors, metadata = load_tensors(path)
-    found = metadata.get("kind", "")
-    if found not in MODELS or (kind is not None and found != kind):
-        raise InputError(path, f"holds a model of kind '{found}'", f"give weights of kind '{kind or ' or '.join(MODELS)}'")
-    config_class, build = MODELS[found]
+    config_class, build = _kind(metadata, kind, path)
     config = _config(config_class, metadata, path)
     model = build(config)
     fit_tensors(model, tensors, path)
     return model.eval().requires_grad_(False), config
+
+
+def load_config_of(path: Path, kind: str) -> Any:
+    """The configuration of the model in a file, without its weights; InputError as ``load_model``."""
+    if not path.is_file():
+        raise InputError(path, "no such weights file", "train some with `roadreel train`, or give a .safetensors file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(path, f"not a readable safetensors file ({error})", "copy or train the weights again") from error
+    return _config(_kind(metadata, kind, path)[0], metadata, path)
+
+
+def _kind(metadata: Mapping[str, str], kind: str | None, path: Path) -> tuple[type, Callable[[Any], nn.Module]]:
+    found = metadata.get("kind", "")
+    if found not in MODELS or (kind is not None and found != kind):
+        raise InputError(path, f"holds a model of kind '{found}'", f"give weights of kind '{kind or ' or '.join(MODELS)}'")
+    return MODELS[found]
 
 
 def save_model(model: nn.Module, path: Path, metadata: Mapping[str, str]) -> Path:

@@ -54,7 +54,8 @@ class CodecTraining:
 class WorldTraining:
     """How the world model learns."""
 
-    model: DiTConfig = field(default_factory=DiTConfig)
+    model: DiTConfig = field(default_factory=DiTConfig)  # or the path of a file with its fields, e.g. in conf/model
+    trainable: tuple[str, ...] = ()  # parameters that learn, as patterns of their names (*.temporal.*); empty: all
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     wear: WearConfig = field(default_factory=WearConfig)
     faith: FaithConfig = field(default_factory=FaithConfig)

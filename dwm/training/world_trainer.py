@@ -5,6 +5,7 @@ Shapes: B batch, T frames, V views, C channels, h w latent pixels.
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import logging
 from collections.abc import Iterator
@@ -121,6 +122,18 @@ def _denoiser(model: nn.Module) -> MultiViewDiT:
     return model.denoiser if isinstance(model, Duel) else model  # type: ignore[return-value]
 
 
+def _freeze(model: nn.Module, trainable: tuple[str, ...]) -> None:
+    """Only parameters of these patterns learn; InputError for a pattern of none."""
+    if not trainable:
+        return
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in trainable:
+        if not fnmatch.filter(names, pattern):
+            raise InputError("world.trainable", f"no parameter is named '{pattern}'", f"names look like {names[0]}")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(any(fnmatch.fnmatch(name, pattern) for pattern in trainable))
+
+
 def _check(config: WorldTraining) -> None:
     """InputError for settings that mean nothing."""
     if not 0 <= config.mask_ratio < 1:
@@ -153,12 +166,14 @@ class WorldTask:
         if config.initial_weights:
             path = Path(config.initial_weights)
             fit_tensors(_denoiser(self.model), load_tensors(path)[0], path)
+        _freeze(self.model, config.world.trainable)
         self.codec = load_model(Path(config.world.codec_weights), "autoencoder")[0] if config.world.codec_weights else None
 
     @property
     def fingerprint(self) -> str:
-        critic = {"critic": True} if self.config.world.adversary else {}
-        return json.dumps({"world": {**asdict(self.config.world.model), **critic}}, sort_keys=True)
+        world = self.config.world
+        extra = {**({"critic": True} if world.adversary else {}), **({"trainable": world.trainable} if world.trainable else {})}
+        return json.dumps({"world": {**asdict(world.model), **extra}}, sort_keys=True)
 
     @property
     def metadata(self) -> dict[str, str]:

@@ -222,6 +222,21 @@ def test_a_system_starts_from_the_shell_of_another(tmp_path):
         WorldTask(narrow, ToyClips())
 
 
+def test_only_what_is_named_learns(tmp_path):
+    config = make_config(tmp_path, steps=3)
+    config = replace(config, world=replace(config.world, trainable=("*.spatial.*", "head.*")))
+    task = WorldTask(config, ToyClips())
+    before = {name: p.detach().clone() for name, p in task.model.named_parameters()}
+    fit(task, config.loop)
+    changed = {name for name, p in task.model.named_parameters() if not torch.equal(p, before[name])}
+    assert "head.weight" in changed
+    assert all(".spatial." in name or name.startswith("head.") for name in changed)
+    with pytest.raises(InputError, match=r"no parameter is named 'haed\.\*'"):
+        WorldTask(replace(config, world=replace(config.world, trainable=("haed.*",))), ToyClips())
+    with pytest.raises(InputError, match="another world"):  # the optimiser's state is that of other parameters
+        fit(WorldTask(replace(config, world=replace(config.world, trainable=())), ToyClips()), config.loop)
+
+
 def test_anchors_to_be_corrected_are_the_tails_that_are_not_given():
     config = WorldTraining(anchor_share=0.2, noisy_anchor_share=0.75, dirty_condition_share=0.0, independent_share=0.0)
     config = replace(config, noise=NoiseConfig(pure_noise_share=1.0, anchor_noise=0.6))

@@ -9,11 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from torch import Tensor, nn
 
 from dwm.conditioning.build import ScenarioConditioner
-from dwm.config import load_config
 from dwm.errors import InputError
 from dwm.flow.rectified import NoiseConfig
 from dwm.models.dit import DiTConfig
@@ -385,19 +383,3 @@ def test_the_fine_model_is_judged_with_both_ends_given(tmp_path):
     sampled, _ = task._try(task.model.eval(), batch, torch.Generator().manual_seed(0))
     assert torch.equal(sampled[:, [0, -1]], batch.latents_BTVCHW[:, [0, -1]])
     assert not torch.equal(sampled[:, 1:-1], batch.latents_BTVCHW[:, 1:-1])
-
-
-def test_the_recipe_is_one_chain_over_the_configured_models():
-    folder = CONF / "train" / "longdwm"
-    names = yaml.safe_load((folder / "recipe.yaml").read_text())["recipe"]
-    drives, clips, teacher, coarse, distillation, fine = (load_config(TrainConfig, folder / name) for name in names)
-    assert drives.drives.out == clips.clips.drives
-    assert {step.data for step in (teacher, coarse, distillation, fine)} == {clips.clips.out}
-    assert drives.drives.frames_12hz == clips.clips.window_frames == distillation.world.key_frames.frames
-    assert distillation.world.distillation == DistillationConfig(teacher_weights=f"{teacher.loop.out}/weights.safetensors")
-    assert distillation.initial_weights == f"{coarse.loop.out}/weights.safetensors"
-    assert [step.world.cut for step in (teacher, coarse, fine)] == ["dense", "coarse", "dense"]
-    assert [step.world.anchor_share for step in (teacher, coarse, fine)] == [0, 0, 1]
-    for name, steps in (("coarse", (teacher, coarse, distillation)), ("fine", (fine,))):
-        model = load_config(DiTConfig, CONF / "model" / f"longdwm_{name}_proving_ground.yaml")
-        assert all(step.world.model == model for step in steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ from dwm.conditioning.layout import LAYOUT_CHANNELS
 from dwm.config import load_config
 from dwm.errors import InputError
 from dwm.models.dit import DiTConfig
+from dwm.models.systems import build_denoiser
 from dwm.scenes.prompts import VOCABULARY
 from dwm.scenes.proving_ground.city import FIRST_HELD_OUT_TOWN
 from dwm.scenes.types import CAMERAS
 from dwm.training.config import TrainConfig
+from dwm.training.distillation import DistillationConfig
 from evaluators.detector.train import DetectorTrainConfig
 from pipelines import training
-from pipelines.training import run_training
+from pipelines.training import load_training, run_training
 
 FOLDER = Path(__file__).resolve().parents[2] / "conf" / "train"
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -118,3 +121,57 @@ def test_an_unknown_field_and_an_unknown_target_are_told(tmp_path):
     path.write_text("target: poetry\n")
     with pytest.raises(InputError, match="'poetry' cannot be trained"):
         run_training(path, [])
+
+
+def test_longdwms_recipe_is_one_chain_over_the_configured_models():
+    folder = FOLDER / "longdwm"
+    names = yaml.safe_load((folder / "recipe.yaml").read_text())["recipe"]
+    drives, clips, teacher, coarse, distillation, fine = (load_training(folder / name, []) for name in names)
+    assert drives.drives.out == clips.clips.drives
+    assert {step.data for step in (teacher, coarse, distillation, fine)} == {clips.clips.out}
+    assert drives.drives.frames_12hz == clips.clips.window_frames == distillation.world.key_frames.frames
+    assert distillation.world.distillation == DistillationConfig(teacher_weights=f"{teacher.loop.out}/weights.safetensors")
+    assert distillation.initial_weights == f"{coarse.loop.out}/weights.safetensors"
+    assert [step.world.cut for step in (teacher, coarse, fine)] == ["dense", "coarse", "dense"]
+    assert [step.world.anchor_share for step in (teacher, coarse, fine)] == [0, 0, 1]
+    assert [step.world.model.injection for step in (teacher, coarse, distillation, fine)] == ["first", "first", "first", "own"]
+
+
+def test_milas_stages_follow_one_another_and_learn_what_the_paper_says():
+    folder = FOLDER / "mila"
+    names = yaml.safe_load((folder / "recipe.yaml").read_text())["recipe"]
+    first, second, third = (load_training(folder / name, []) for name in names)
+    assert [step.loop.steps for step in (first, second, third)] == [2000, 20000, 8000]
+    assert {step.loop.learning_rate for step in (first, second, third)} == {1e-4}
+    assert second.initial_weights == f"{first.loop.out}/weights.safetensors"
+    assert third.initial_weights == f"{second.loop.out}/weights.safetensors"
+    assert [step.world.noisy_anchor_share for step in (first, second, third)] == [0, 0, 0.75]
+    assert {(step.world.drop_text, step.world.drop_waypoints) for step in (first, second, third)} == {(0.15, 0.15)}
+    model = build_denoiser(first.world.model)
+    learns = {
+        step.loop.out: {name for name, _ in model.named_parameters() if any(fnmatch(name, p) for p in step.world.trainable)}
+        for step in (first, second, third)
+    }
+    one, two, three = learns.values()
+    assert {"blocks.0.spatial.out.weight", "blocks.5.mlp.0.weight", "frame.waypoints.layers.0.weight", "head.weight"} <= one
+    assert not {"blocks.0.temporal.out.weight", "blocks.4.mlp.0.weight", "stem.weight", "text.table.weight"} & one
+    assert one < two == three
+    assert {name for name, _ in model.named_parameters()} - two == {"text.table.weight", "text.null"}
+
+
+def test_maskgwm_starts_from_the_shipped_shell():
+    config = load_training(FOLDER / "maskgwm" / "world.yaml", [])
+    assert (config.world.model.system, config.world.mask_ratio, config.world.most_given) == ("maskgwm", 0.25, 3)
+    assert Path(config.initial_shell).is_file()
+
+
+def test_a_model_may_stand_in_a_file_of_its_own_and_overrides_still_reach_it(tmp_path):
+    (tmp_path / "model.yaml").write_text("d_model: 48\nheads: 3\n")
+    path = tmp_path / "train.yaml"
+    path.write_text(f"target: world_model\nworld: {{model: {tmp_path}/model.yaml, drop_text: 0.5}}\n")
+    config = load_training(path, ["world.model.heads=6", "loop.steps=7"])
+    assert (config.world.model.d_model, config.world.model.heads, config.world.model.depth) == (48, 6, DiTConfig().depth)
+    assert (config.world.drop_text, config.loop.steps) == (0.5, 7)
+    path.write_text("target: world_model\nworld: {model: nowhere.yaml}\n")
+    with pytest.raises(InputError, match=r"nowhere\.yaml: no such configuration file"):
+        load_training(path, [])
