@@ -25,5 +25,8 @@ class RolloutConfig:
     progressive_omega: float = 0.0  # temporal progressive denoising (MiLA eq. 13-14) [rad], 0 is off
     anchor_fps: float = 2.0  # all but recurrent: rate of the anchors or key frames [Hz]
     gaps_at_once: int = 4  # hierarchical: gaps between key frames filled side by side
+    correct_anchors: bool = (
+        True  # coarse_to_refine: anchors are denoised again with what is between (JDC); off: given as they are
+    )
     anchor_error: float = 0.2  # coarse_to_refine: alpha_1, the noise that predicted anchors are taken to carry (MiLA eq. 8)
     anchor_noise: float = 0.5  # coarse_to_refine: g, noise level from which anchors are corrected (MiLA eq. 12); above alpha_1

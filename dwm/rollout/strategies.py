@@ -84,17 +84,21 @@ def _coarse_to_refine(session: Session, state: State) -> Chunk:
 
 
 def _next_window(session: Session, state: State, frames: list[int]) -> Chunk:
-    """A window at the video's rate behind the given frames; it corrects the next frame ahead if that is its last."""
-    given, ahead, config = state.given, state.ahead, session.config
-    anchors, ahead = (
-        ({}, ahead) if not ahead or ahead[0].frame != frames[-1] else ({frames[-1]: ahead[0].latents_VCHW}, ahead[1:])
-    )
-    fps = session.conditioner.scenario.fps
-    made = denoise_window(session, Ask(frames=frames, fps=fps, given=given, anchors=anchors))
+    """A window at the video's rate behind the given frames; if its last frame is the next one ahead, that is corrected."""
+    given, config, fps = state.given, session.config, session.conditioner.scenario.fps
+    meets = bool(state.ahead) and state.ahead[0].frame == frames[-1]
+    end, ahead = (state.ahead[:1], state.ahead[1:]) if meets else ([], state.ahead)
+    if config.correct_anchors:
+        ask = Ask(frames=frames, fps=fps, given=given, anchors={anchor.frame: anchor.latents_VCHW for anchor in end})
+    else:
+        ask = Ask(frames=frames, fps=fps, given=[*given, *end])
+    made = denoise_window(session, ask)
     fresh = len(given)
     images = decoded(session, made, slice(fresh, None))
     kept = min(config.condition_frames, len(images))
     new = as_given(session, made, slice(-kept, None), images[-kept:])
+    if end and not config.correct_anchors:
+        images, new[-1] = torch.cat([images[:-1], end[0].images_V3HW[None]]), end[0]
     after = State(given=[*given, *new][-config.condition_frames :], ahead=ahead)
     return Chunk(first_frame=frames[fresh], images_NV3HW=images, after=after)
 

@@ -308,6 +308,21 @@ def test_anchors_enter_their_window_noised_again_at_the_level_they_are_corrected
     assert last[2].tolist() == [1.0, 0.0, 0.0]
 
 
+def test_anchors_that_are_not_corrected_are_given_as_they_were_made():
+    settings = dict(strategy="coarse_to_refine", anchor_fps=2.0, correct_anchors=False, steps=1)
+    chunks, _, oracle = run(15, Oracle(noisy=0.1), **settings)
+    windows = {tuple(frames): levels.tolist() for frames, _, levels in oracle.seen}
+    assert windows[tuple(range(0, 7))] == [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]
+    assert windows[(12, 13, 14)] == [1.0, 0.0, 0.0]
+    made = next(latents for frames, latents, _ in oracle.seen if frames == [0, 6, 12])
+    truth = torch.stack([CODEC.encode(true_image(f)) for f in (6, 12)])
+    with torch.no_grad():
+        anchors = CODEC.decode((truth + 0.1 * made[1:]).flatten(0, 1)).unflatten(0, (2, V))
+    for chunk, anchor in zip(chunks, anchors, strict=False):
+        torch.testing.assert_close(chunk.images_NV3HW[-1], anchor, atol=1e-5, rtol=0)
+        assert torch.equal(chunk.after.given[-1].images_V3HW, chunk.images_NV3HW[-1])
+
+
 def test_temporal_progressive_denoising_cleans_earlier_frames_first():
     _, _, oracle = run(8, strategy="recurrent", steps=3, progressive_omega=1.5)
     middle = oracle.seen[1][2]
