@@ -15,6 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from dwm.errors import InputError
+from dwm.models.systems import SYSTEMS
+from dwm.training.config import TrainConfig
 from dwm.training.loop import fit
 from dwm.training.parallel import Crew, join_crew
 from dwm.training.sharding import load_share
@@ -55,15 +57,22 @@ from pathlib import Path
 from dwm.training.loop import fit
 from dwm.training.sharding import is_spread
 from dwm.training.world_trainer import WorldTask
-from tests.dwm.test_trainer_loop import ToyClips, make_config
+from tests.dwm.test_trainer_loop import ToyClips
+from tests.dwm.test_training_parallel import spread_config
 
-for name, legs in (("whole", [4]), ("legs", [2, 4])):
+for name, system, legs in (("mila", "mila", [4]), ("legs", "mila", [2, 4]), ("maskgwm", "maskgwm", [4]), ("longdwm", "longdwm", [4])):
     for steps in legs:
-        config = make_config(Path(sys.argv[1]) / name, steps=steps, accumulate=1, sample_every=2, log_every=1, shard=True)
+        config = spread_config(Path(sys.argv[1]) / name, system, steps=steps, accumulate=1, shard=True)
         task = WorldTask(config, ToyClips())
         fit(task, config.loop)
         assert is_spread(task.model)
 """
+
+
+def spread_config(out: Path, system: str, **loop) -> TrainConfig:
+    config = make_config(out, **{"steps": 4, "sample_every": 2, "log_every": 1, **loop})
+    model = replace(config.world.model, system=system, decoder_depth=1, injected_depth=1, modulation_width=8)
+    return replace(config, world=replace(config.world, model=model))
 
 
 def test_one_process_is_a_crew_that_changes_nothing(monkeypatch):
@@ -120,28 +129,31 @@ def test_only_the_first_one_writes(ranks):
     assert sorted(p.name for p in out.glob("*.safetensors")) == ["weights.safetensors"]
 
 
-def test_a_model_spread_over_two_processes_learns_what_one_process_learns(tmp_path):
+def test_models_spread_over_two_processes_learn_what_one_process_learns(tmp_path):
     """The same clips and noise in each step; only the order of summation differs."""
     run_two(_SPREAD, tmp_path)
-    config = make_config(tmp_path / "alone", steps=4, accumulate=2, sample_every=2, log_every=1)
-    fit(WorldTask(config, ToyClips()), config.loop)
-    alone, whole, legs = (load_file(tmp_path / name / "weights.safetensors") for name in ("alone", "whole", "legs"))
-    for name, tensor in alone.items():
-        torch.testing.assert_close(whole[name], tensor, atol=1e-6, rtol=1e-4)
-        assert torch.equal(legs[name], whole[name]), name  # stopped and resumed
-    log, other = (
-        [json.loads(line) for line in (tmp_path / run / "log.jsonl").read_text().splitlines()] for run in ("alone", "whole")
-    )
-    for key in ("gradient_norm", "held_out_sampled_error"):
-        values, others = ([line[key] for line in lines if key in line] for lines in (log, other))
-        assert len(values) >= 2
-        assert others == pytest.approx(values, rel=1e-4)
+    for system in SYSTEMS:
+        config = spread_config(tmp_path / "alone" / system, system, accumulate=2)
+        fit(WorldTask(config, ToyClips()), config.loop)
+        alone, whole = (load_file(tmp_path / name / "weights.safetensors") for name in (f"alone/{system}", system))
+        for name, tensor in alone.items():
+            torch.testing.assert_close(whole[name], tensor, atol=1e-6, rtol=1e-4)
+        log, other = (
+            [json.loads(line) for line in (tmp_path / run / "log.jsonl").read_text().splitlines()]
+            for run in (f"alone/{system}", system)
+        )
+        for key in ("gradient_norm", "held_out_sampled_error"):
+            values, others = ([line[key] for line in lines if key in line] for lines in (log, other))
+            assert len(values) >= 2
+            assert others == pytest.approx(values, rel=1e-4)
+    whole, legs = (load_file(tmp_path / name / "weights.safetensors") for name in ("mila", "legs"))
+    assert all(torch.equal(legs[name], whole[name]) for name in whole)  # stopped and resumed
     # Each process keeps half, whatever the model weighs.
-    shares = [(tmp_path / "whole" / f"checkpoint.4.{rank}.pt").stat().st_size for rank in range(2)]
-    assert max(shares) < 0.7 * (tmp_path / "alone" / "checkpoint.pt").stat().st_size
+    shares = [(tmp_path / "mila" / f"checkpoint.4.{rank}.pt").stat().st_size for rank in range(2)]
+    assert max(shares) < 0.7 * (tmp_path / "alone" / "mila" / "checkpoint.pt").stat().st_size
     assert sorted(p.name for p in (tmp_path / "legs").glob("checkpoint.*.pt")) == ["checkpoint.4.0.pt", "checkpoint.4.1.pt"]
     with pytest.raises(InputError, match=r"a checkpoint of 2 processes, resumed by 1; start as many processes as before"):
-        load_share(None, tmp_path / "whole", Crew())  # type: ignore[arg-type]
+        load_share(None, tmp_path / "mila", Crew())  # type: ignore[arg-type]
 
 
 def test_a_critic_is_not_spread(tmp_path):
