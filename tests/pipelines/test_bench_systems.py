@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from dwm.config import load_config
 from dwm.errors import InputError
+from dwm.rollout.strategies import STRATEGIES
 from evaluators.boxes import Boxes
 from pipelines.bench import systems_run
 from pipelines.bench.systems import SystemsConfig, Variant, bench_systems, rollout_of
@@ -121,10 +123,17 @@ def test_files_that_compare_nothing_are_refused_before_anything_is_loaded(tmp_pa
         bench_systems(nothing, "v1.0-mini", nothing, nothing, nothing, nothing, 1, duration_s, path, None)
 
 
-def test_the_shipped_file_reads():
-    from dwm.config import load_config
+@pytest.mark.parametrize("path", sorted(Path("conf/bench").glob("*.yaml")), ids=lambda p: p.stem)
+def test_the_files_that_ship_say_what_exists(path: Path):
+    config = load_config(SystemsConfig, path)
+    for variant in config.variants:
+        assert rollout_of(config, variant, path).strategy in STRATEGIES
+        assert all(not name or Path(name).is_file() for name in (variant.world_model, variant.fine_model))
+    names = {variant.name for variant in config.variants}
+    assert len(names) == len(config.variants) and {name for pair in config.comparisons for name in pair} <= names
 
-    config = load_config(SystemsConfig, Path("conf/bench/systems.yaml"))
-    strategies = {rollout_of(config, variant, Path()).strategy for variant in config.variants}
-    assert {"recurrent", "coarse_to_refine", "divide_and_conquer", "hierarchical"} <= strategies
-    assert replace(config, comparisons=[]).scored_s > 0
+
+def test_all_strategies_are_compared():
+    path = Path("conf/bench/systems.yaml")
+    config = load_config(SystemsConfig, path)
+    assert {rollout_of(config, variant, path).strategy for variant in config.variants} == set(STRATEGIES)
