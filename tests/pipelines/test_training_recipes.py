@@ -14,6 +14,7 @@ from dwm.config import load_config
 from dwm.errors import InputError
 from dwm.models.dit import DiTConfig
 from dwm.models.systems import build_denoiser
+from dwm.models.weights import fit_tensors, load_tensors
 from dwm.scenes.prompts import VOCABULARY
 from dwm.scenes.proving_ground.city import FIRST_HELD_OUT_TOWN
 from dwm.scenes.types import CAMERAS
@@ -123,9 +124,10 @@ def test_an_unknown_field_and_an_unknown_target_are_told(tmp_path):
         run_training(path, [])
 
 
-def test_longdwms_recipe_is_one_chain_over_the_configured_models():
+@pytest.mark.parametrize("recipe", ["recipe.yaml", "recipe_gpu.yaml"])
+def test_longdwms_recipe_is_one_chain_over_the_configured_models(recipe: str):
     folder = FOLDER / "longdwm"
-    names = yaml.safe_load((folder / "recipe.yaml").read_text())["recipe"]
+    names = yaml.safe_load((folder / recipe).read_text())["recipe"]
     drives, clips, teacher, coarse, distillation, fine = (load_training(folder / name, []) for name in names)
     assert drives.drives.out == clips.clips.drives
     assert {step.data for step in (teacher, coarse, distillation, fine)} == {clips.clips.out}
@@ -137,9 +139,10 @@ def test_longdwms_recipe_is_one_chain_over_the_configured_models():
     assert [step.world.model.injection for step in (teacher, coarse, distillation, fine)] == ["first", "first", "first", "own"]
 
 
-def test_milas_stages_follow_one_another_and_learn_what_the_paper_says():
+@pytest.mark.parametrize("recipe", ["recipe.yaml", "recipe_gpu.yaml"])
+def test_milas_stages_follow_one_another_and_learn_what_the_paper_says(recipe: str):
     folder = FOLDER / "mila"
-    names = yaml.safe_load((folder / "recipe.yaml").read_text())["recipe"]
+    names = yaml.safe_load((folder / recipe).read_text())["recipe"]
     first, second, third = (load_training(folder / name, []) for name in names)
     assert [step.loop.steps for step in (first, second, third)] == [2000, 20000, 8000]
     assert {step.loop.learning_rate for step in (first, second, third)} == {1e-4}
@@ -148,6 +151,7 @@ def test_milas_stages_follow_one_another_and_learn_what_the_paper_says():
     assert [step.world.noisy_anchor_share for step in (first, second, third)] == [0, 0, 0.75]
     assert {(step.world.drop_text, step.world.drop_waypoints) for step in (first, second, third)} == {(0.15, 0.15)}
     model = build_denoiser(first.world.model)
+    fit_tensors(model, load_tensors(Path(first.initial_weights))[0], Path(first.initial_weights))  # the backbone fits
     learns = {
         step.loop.out: {name for name, _ in model.named_parameters() if any(fnmatch(name, p) for p in step.world.trainable)}
         for step in (first, second, third)
@@ -159,8 +163,9 @@ def test_milas_stages_follow_one_another_and_learn_what_the_paper_says():
     assert {name for name, _ in model.named_parameters()} - two == {"text.table.weight", "text.null"}
 
 
-def test_maskgwm_starts_from_the_shipped_shell():
-    config = load_training(FOLDER / "maskgwm" / "world.yaml", [])
+@pytest.mark.parametrize("name", ["world.yaml", "gpu_world.yaml"])
+def test_maskgwm_starts_from_the_shipped_shell(name: str):
+    config = load_training(FOLDER / "maskgwm" / name, [])
     assert (config.world.model.system, config.world.mask_ratio, config.world.most_given) == ("maskgwm", 0.25, 3)
     assert Path(config.initial_shell).is_file()
 
