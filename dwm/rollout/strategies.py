@@ -39,12 +39,15 @@ class Chunk:
 def roll_out(
     world: WorldModel,
     conditioner: ScenarioConditioner,
-    first_images_V3HW: Tensor,
+    first_images: Tensor,
     config: RolloutConfig,
     seed: int,
     after: State | None = None,
 ) -> Iterator[Chunk]:
-    """All frames of the conditioner's scenario from 1 on, given frame 0 [V, 3, H, W] in [-1, 1]; or those ``after`` a state."""
+    """All frames of the conditioner's scenario behind the given ones; or those ``after`` a state.
+
+    ``first_images`` are frame 0 [V, 3, H, W], or the leading N frames [N, V, 3, H, W], in [-1, 1].
+    """
     step = STRATEGIES.get(config.strategy)
     if step is None:
         raise InputError("rollout.strategy", f"unknown strategy '{config.strategy}'", f"choose one of {', '.join(STRATEGIES)}")
@@ -56,11 +59,12 @@ def roll_out(
     if config.strategy == "divide_and_conquer" and config.window_frames < 3:
         raise InputError("rollout.window_frames", f"{config.window_frames}", "a window between two key frames needs 3 or more")
     with torch.inference_mode():
-        images = first_images_V3HW.to(world.device)
-        first = Given(frame=0, latents_VCHW=world.codec.encode(images), images_V3HW=images)
-        appearance = conditioner.appearance(0, images, world.things) if config.appearance else None
+        leading = first_images.to(world.device)
+        leading = leading[None] if leading.ndim == 4 else leading
+        given = [Given(frame=i, latents_VCHW=world.codec.encode(x), images_V3HW=x) for i, x in enumerate(leading)]
+        appearance = conditioner.appearance(0, leading[0], world.things) if config.appearance else None
     session = Session(world=world, conditioner=conditioner, appearance=appearance, config=config, seed=seed)
-    return _chunks(session, step, after or State(given=[first], ahead=[]))
+    return _chunks(session, step, after or State(given=given[-config.condition_frames :], ahead=[]))
 
 
 def _chunks(session: Session, step: Step, state: State) -> Iterator[Chunk]:
@@ -78,7 +82,7 @@ def _recurrent(session: Session, state: State) -> Chunk:
 def _coarse_to_refine(session: Session, state: State) -> Chunk:
     stride, now, ahead = _stride(session), state.given[-1].frame, state.ahead
     if len(ahead) <= 1:
-        ahead = [*ahead, *_low_rate(session, ahead[-1] if ahead else state.given[-1], stride)]
+        ahead = [*ahead, *_low_rate(session, ahead[-1:] or state.given, stride)]
     frames = [g.frame for g in state.given] + list(range(now + 1, min(now + stride, session.total - 1) + 1))
     return _next_window(session, State(given=state.given, ahead=ahead), frames)
 
@@ -104,14 +108,14 @@ def _next_window(session: Session, state: State, frames: list[int]) -> Chunk:
 
 
 def _divide_and_conquer(session: Session, state: State) -> Chunk:
-    ahead = state.ahead or _low_rate(session, state.given[-1], _stride(session), to_end=True)
+    ahead = state.ahead or _low_rate(session, state.given, _stride(session), to_end=True)
     while ahead[0].frame - state.given[-1].frame >= session.config.window_frames:
         ahead = [*_between(session, state.given[-1], ahead[0]), *ahead]
     return _filled(session, state.given[-1], ahead, gaps=1, fine=False)
 
 
 def _hierarchical(session: Session, state: State) -> Chunk:
-    ahead = state.ahead or _low_rate(session, state.given[-1], _stride(session), to_end=True)
+    ahead = state.ahead or _low_rate(session, state.given, _stride(session), to_end=True)
     return _filled(session, state.given[-1], ahead, gaps=session.config.gaps_at_once, fine=True)
 
 
@@ -131,14 +135,16 @@ def _filled(session: Session, start: Given, ahead: list[Given], *, gaps: int, fi
     return Chunk(first_frame=start.frame + 1, images_NV3HW=torch.stack(images), after=after)
 
 
-def _low_rate(session: Session, start: Given, stride: int, *, to_end: bool = False) -> list[Given]:
-    """New frames of one window at a low rate behind ``start``, none when no stride is left; ``to_end``: also the very last."""
-    frames = list(range(start.frame, session.total, stride))[: session.config.window_frames]
-    if to_end and len(frames) < session.config.window_frames and frames[-1] != session.total - 1:
+def _low_rate(session: Session, given: list[Given], stride: int, *, to_end: bool = False) -> list[Given]:
+    """New frames of one window at a low rate behind the given ones, none when no stride is left; ``to_end``: also the very last."""
+    most = session.config.window_frames - len(given)
+    frames = list(range(given[-1].frame + stride, session.total, stride))[:most]
+    if to_end and len(frames) < most and (frames or [given[-1].frame])[-1] != session.total - 1:
         frames.append(session.total - 1)
-    if len(frames) == 1:
+    if not frames:
         return []
-    return _frames_of(session, Ask(frames=frames, fps=session.conditioner.scenario.fps / stride, given=[start]))
+    frames = [g.frame for g in given] + frames
+    return _frames_of(session, Ask(frames=frames, fps=session.conditioner.scenario.fps / stride, given=given))
 
 
 def _between(session: Session, start: Given, end: Given) -> list[Given]:
@@ -150,8 +156,10 @@ def _between(session: Session, start: Given, end: Given) -> list[Given]:
 
 
 def _frames_of(session: Session, ask: Ask) -> list[Given]:
-    """A window's new frames."""
-    new = slice(1, len(ask.frames) - (len(ask.given) - 1))
+    """A window's new frames, which stand together."""
+    known = {g.frame for g in ask.given}
+    places = [i for i, frame in enumerate(ask.frames) if frame not in known]
+    new = slice(places[0], places[-1] + 1)
     made = denoise_window(session, ask)
     return as_given(session, made, new, decoded(session, made, new))
 

@@ -166,6 +166,23 @@ def test_key_frames_divide_the_video_and_gaps_longer_than_a_window_are_divided_a
     assert [round(a.fps, 3) for a in conditioner.asked][:3] == [round(12 / 9, 3), 4.0, 12.0]
 
 
+def test_four_true_frames_lead_and_low_rates_follow_them_directly():
+    """MiLA's second stage: condition frames at 12 Hz, then frames at a lower rate."""
+    conditioner, oracle = FakeConditioner(40), Oracle()
+    leading = torch.stack([true_image(i) for i in range(4)])
+    config = RolloutConfig(strategy="coarse_to_refine", window_frames=7, condition_frames=4, anchor_fps=2.0, steps=1)
+    chunks = list(roll_out(make_world(oracle), conditioner, leading, config, 0))  # type: ignore[arg-type]
+    assert [(a.fps, a.frames) for a in conditioner.asked][:3] == [
+        (2.0, [0, 1, 2, 3, 9, 15, 21]), (12.0, list(range(0, 10))), (12.0, list(range(6, 16))),
+    ]  # fmt: skip
+    assert spans(chunks)[0] == (4, 9)
+    assert oracle.seen[0][2].tolist() == [1, 1, 1, 1, 0, 0, 0]
+    for strategy in STRATEGIES:
+        config = RolloutConfig(strategy=strategy, window_frames=8, condition_frames=3, anchor_fps=2.0, steps=1)
+        made = list(roll_out(make_world(Oracle()), FakeConditioner(30), leading[:3], config, 0))  # type: ignore[arg-type]
+        assert [first + i for first, last in spans(made) for i in range(last - first + 1)] == list(range(3, 30))
+
+
 def test_the_last_key_frame_is_the_last_frame():
     _, conditioner, _ = run(12, strategy="divide_and_conquer", window_frames=8, anchor_fps=2.0)
     assert [a.frames for a in conditioner.asked] == [[0, 6, 11], list(range(0, 7)), list(range(6, 12))]
