@@ -124,11 +124,18 @@ def in_order(shards: Sequence[Shard]) -> list[Shard]:
 
 
 def weights_sha256(config: RunConfig) -> dict[str, str]:
-    """SHA-256 of every weight file that takes part in making pixels."""
+    """SHA-256 of every weight file, or folder of an outside model, that takes part in making pixels."""
+    from dwm.codec.load import codec_sha256, is_outside  # here: torch takes a second that most commands do not need
+    from dwm.models.outside import outside_sha256
+
     found, model = {}, config.model
+    if is_outside(model.codec):
+        found["codec"] = codec_sha256(model.codec)
+    if model.text_encoder:
+        found["text_encoder"] = outside_sha256(model.text_encoder)
     for part in ("codec", "world_model", "fine_model", "things"):
         name = getattr(model, part)
-        if name is None:
+        if name is None or part in found:
             continue
         path = Path(name)
         if not path.is_file():
