@@ -25,7 +25,10 @@ class FourChannelClips(ToyClips):
     def get(self, index: int, generator: np.random.Generator) -> TrainingClip:
         clip = super().get(index, generator)
         dense = ("latents_TVCHW", "memory_TVCHW", "appearance_TVCHW")
-        return replace(clip, **{name: torch.cat([t := getattr(clip, name), t[:, :, :1]], dim=2) for name in dense})
+        text = torch.ones(len(clip.text_L), CONFIG.text_features)
+        return replace(
+            clip, text_features_LK=text, **{name: torch.cat([t := getattr(clip, name), t[:, :, :1]], dim=2) for name in dense}
+        )
 
 
 def test_a_run_starts_from_open_soras_weights_and_says_what_became_of_them(tmp_path):
