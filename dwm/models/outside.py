@@ -39,5 +39,5 @@ def _commit(source: str) -> str:
     try:
         return Path(hub.snapshot_download(source, local_files_only=True)).name
     except OSError as error:  # what huggingface_hub raises for a missing copy is one, too
-        fix = f"give a folder that exists, or download the id first: huggingface-cli download {source}"
+        fix = f"give a folder that exists, or download the id first: hf download {source}"
         raise InputError(source, "neither a folder nor an id of the hub with a copy on this machine", fix) from error

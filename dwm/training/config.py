@@ -135,7 +135,8 @@ class LogClipsConfig:
     codec_weights: str = "diffusers:stabilityai/sd-vae-ft-ema"  # as in ClipsConfig
     text_encoder: str = ""  # as in ClipsConfig
     image_hw: tuple[int, int] = (360, 640)  # height and width that the logged images are resized to [px]
-    rates: tuple[int, ...] = (12, 2, 1)  # of the frames after the given ones, which follow each other at 12 Hz [Hz]
+    rates: tuple[int, ...] = (12, 2, 1)  # of the clips' frames [Hz]
+    given_rate: int = 12  # of the given frames among them [Hz]; 0: the clip's own
     window_frames: int = 16  # frames of a clip, the given ones among them
     given: tuple[int, ...] = (1, 4)  # leading frames that are given, by turns
     windows: int = 8  # of each scene and rate, at most

@@ -106,7 +106,8 @@ def windows_of(scenario: Scenario, images_TV: NDArray[np.int64], config: LogClip
     found: dict[str, ClipWindow] = {}
     for fps in config.rates:
         rng = np.random.default_rng((config.seed, zlib.crc32(scene.name.encode()), fps))
-        windows = draw_windows(scenario.timestamps_us, usable, fps, config.given, config.window_frames, config.windows, rng)
+        rates = (config.given_rate or fps, fps)
+        windows = draw_windows(scenario.timestamps_us, usable, rates, config.given, config.window_frames, config.windows, rng)
         if len(windows) < config.windows:
             notes.append(f"{len(windows)} of {config.windows} windows at {fps} Hz")
         found |= {f"clip-{scene.name}-{fps:02d}-{i:02d}.pt": window for i, window in enumerate(windows)}
@@ -123,8 +124,13 @@ def _pictures(scenario: Scenario, images_V: NDArray[np.int64], image_hw: tuple[i
 
 def _check(config: LogClipsConfig) -> None:
     """InputError for settings that mean nothing."""
-    if not config.rates or not all(0 < rate <= CAMERA_HZ for rate in config.rates):
-        raise InputError("log_clips.rates", f"{list(config.rates)} Hz", f"give rates from 1 to {CAMERA_HZ}")
+    rates = (*config.rates, config.given_rate or CAMERA_HZ)
+    if not config.rates or not all(0 < rate <= CAMERA_HZ for rate in rates):
+        raise InputError(
+            "log_clips.rates",
+            f"{list(config.rates)} Hz, given frames at {config.given_rate} Hz",
+            f"give rates from 1 to {CAMERA_HZ}",
+        )
     if not config.given or not all(0 < given < config.window_frames for given in config.given):
         problem = f"{list(config.given)} of a window of {config.window_frames}"
         raise InputError("log_clips.given", problem, "give at least one frame and leave one to generate")

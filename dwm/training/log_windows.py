@@ -1,4 +1,4 @@
-"""Which frames of a log become training clips: some given ones at the camera's rate, then frames at the clip's own (MiLA, supplement B).
+"""Which frames of a log become training clips: some given ones, then frames at the clip's rate (MiLA, supplement B).
 
 Shapes: T frames of the log.
 """
@@ -18,28 +18,34 @@ _OFF_US = 50_000  # from the time that a frame should have
 
 
 def frames_from(
-    first: int, times_us_T: NDArray[np.int64], usable_T: NDArray[np.bool_], fps: int, given: int, count: int
+    first: int, times_us_T: NDArray[np.int64], usable_T: NDArray[np.bool_], rates: tuple[int, int], given: int, count: int
 ) -> list[int] | None:
-    """``count`` frames: ``given`` consecutive ones, then others at ``fps`` a second; None where the log does not hold them.
+    """``count`` frames from ``first`` on; None where the log does not hold them.
 
-    ``usable`` says of which frames there are images.
+    ``rates`` [Hz] are that of the ``given`` leading frames and that of the others. ``usable`` says of which frames there are images.
     """
-    if fps == CAMERA_HZ:
-        given = count
-    frames = list(range(first, first + given))
-    if frames[-1] >= len(times_us_T) or np.diff(times_us_T[frames]).max(initial=0) > _LONGEST_US:
-        return None
-    for step in range(1, count - given + 1):
-        asked = times_us_T[frames[given - 1]] + round(step * 1e6 / fps)
-        found = int(np.abs(times_us_T - asked).argmin())
-        if abs(int(times_us_T[found]) - asked) > _OFF_US:
+    frames = [first]
+    for fps, steps in zip(rates, (given - 1, count - given), strict=True):
+        following = _following(frames[-1], times_us_T, fps, steps)
+        if following is None:
             return None
-        frames.append(found)
+        frames += following
     return frames if usable_T[frames].all() else None
 
 
+def _following(last: int, times_us_T: NDArray[np.int64], fps: int, steps: int) -> list[int] | None:
+    """The next ``steps`` frames behind one, at ``fps`` a second."""
+    if fps == CAMERA_HZ:
+        frames = list(range(last + 1, last + 1 + steps))
+        whole = last + steps < len(times_us_T)
+        return frames if whole and np.diff(times_us_T[[last, *frames]]).max(initial=0) <= _LONGEST_US else None
+    asked = times_us_T[last] + np.round(np.arange(1, steps + 1) * 1e6 / fps).astype(np.int64)
+    found = np.abs(times_us_T[None] - asked[:, None]).argmin(axis=1)
+    return found.tolist() if np.all(np.abs(times_us_T[found] - asked) <= _OFF_US) else None
+
+
 def draw_windows(
-    times_us_T: NDArray[np.int64], usable_T: NDArray[np.bool_], fps: int, givens: Sequence[int], count: int, most: int,
+    times_us_T: NDArray[np.int64], usable_T: NDArray[np.bool_], rates: tuple[int, int], givens: Sequence[int], count: int, most: int,
     rng: np.random.Generator,
 ) -> list[ClipWindow]:  # fmt: skip
     """Up to ``most`` windows of ``count`` frames that begin at different frames, the ``givens`` by turns.
@@ -51,8 +57,8 @@ def draw_windows(
     for turn in range(most):
         given = givens[turn % len(givens)]
         while starts[given]:
-            frames = frames_from(starts[given].pop(), times_us_T, usable_T, fps, given, count)
+            frames = frames_from(starts[given].pop(), times_us_T, usable_T, rates, given, count)
             if frames is not None:
-                windows.append(ClipWindow(fps=fps, frames=frames, given=given, look=int(rng.choice(frames))))
+                windows.append(ClipWindow(fps=rates[1], frames=frames, given=given, look=int(rng.choice(frames))))
                 break
     return windows

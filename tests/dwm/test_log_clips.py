@@ -60,36 +60,39 @@ def test_given_frames_are_neighbours_and_the_others_follow_at_the_windows_rate()
     times, usable = jittered(120), np.ones(120, bool)
     for fps in (12, 2, 1):
         for given in (1, 4):
-            frames = frames_from(5, times, usable, fps, given, 8)
+            frames = frames_from(5, times, usable, (12, fps), given, 8)
             assert frames is not None
             assert frames[:given] == list(range(5, 5 + given))
             since = (times[frames[given:]] - times[frames[given - 1]]) * 1e-6
             np.testing.assert_allclose(since, np.arange(1, 9 - given) / fps, atol=0.051)
-    assert frames_from(5, times, usable, 12, 1, 8) == list(range(5, 13))
+    assert frames_from(5, times, usable, (12, 12), 1, 8) == list(range(5, 13))
+    alike = frames_from(5, times, usable, (2, 2), 4, 8)  # as in the first stage: one rate throughout
+    assert alike == frames_from(5, times, usable, (2, 2), 1, 8)
+    np.testing.assert_allclose(np.diff(times[alike]) * 1e-6, 0.5, atol=0.101)
 
 
 def test_a_window_with_a_gap_or_a_missing_image_or_beyond_the_log_is_none():
     times, usable = jittered(40), np.ones(40, bool)
-    assert frames_from(33, times, usable, 12, 1, 8) is None
-    assert frames_from(20, times, usable, 1, 1, 3) is None
-    frames = frames_from(5, times, usable, 2, 2, 4)
+    assert frames_from(33, times, usable, (12, 12), 1, 8) is None
+    assert frames_from(20, times, usable, (12, 1), 1, 3) is None
+    frames = frames_from(5, times, usable, (12, 2), 2, 4)
     assert frames is not None
     usable[frames[2]] = False
-    assert frames_from(5, times, usable, 2, 2, 4) is None
+    assert frames_from(5, times, usable, (12, 2), 2, 4) is None
     cut = np.delete(times, [6])
     assert cut[6] - cut[5] > 125_000  # no picture for longer than frames at 12 Hz are apart
-    assert frames_from(4, cut, np.ones(39, bool), 2, 4, 5) is None
-    assert frames_from(8, np.delete(times, range(12, 18)), np.ones(34, bool), 2, 1, 3) is None
+    assert frames_from(4, cut, np.ones(39, bool), (12, 2), 4, 5) is None
+    assert frames_from(8, np.delete(times, range(12, 18)), np.ones(34, bool), (12, 2), 1, 3) is None
 
 
 def test_windows_begin_at_different_frames_and_take_the_givens_by_turns():
     times, usable = jittered(60), np.ones(60, bool)
-    windows = draw_windows(times, usable, 2, (1, 4), 5, 6, np.random.default_rng(0))
+    windows = draw_windows(times, usable, (12, 2), (1, 4), 5, 6, np.random.default_rng(0))
     assert [w.given for w in windows] == [1, 4, 1, 4, 1, 4]
-    assert all(w.look in w.frames and w.frames == frames_from(w.frames[0], times, usable, 2, w.given, 5) for w in windows)
+    assert all(w.look in w.frames and w.frames == frames_from(w.frames[0], times, usable, (12, 2), w.given, 5) for w in windows)
     for given in (1, 4):
         assert len({w.frames[0] for w in windows if w.given == given}) == 3
-    few = draw_windows(times[:8], usable[:8], 12, (1,), 7, 9, np.random.default_rng(0))
+    few = draw_windows(times[:8], usable[:8], (12, 12), (1,), 7, 9, np.random.default_rng(0))
     assert sorted(w.frames[0] for w in few) == [0, 1]
 
 
@@ -174,6 +177,7 @@ def test_frames_without_images_are_left_out_and_everything_that_lacks_is_told(pg
     ("changed", "words"),
     [
         ({"rates": (24,)}, "give rates from 1 to 12"),
+        ({"given_rate": 20}, "given frames at 20 Hz; give rates from 1 to 12"),
         ({"given": (3,)}, "leave one to generate"),
         ({"image_hw": (70, 112)}, "70x112 px; give multiples of the codec's 8 px"),
         ({"names": ("scene-9",)}, "no scene named scene-9"),
