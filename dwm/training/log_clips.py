@@ -87,8 +87,9 @@ def scene_names(config: LogClipsConfig) -> list[str]:
 def frame_images(scenario: Scenario) -> NDArray[np.int64]:
     """Per frame and camera the image that shows it [T, V], as an index into ``scene.frames``; -1 where there is none on disk."""
     times, columns = scenario.timestamps_us, []
-    for channel, nearest in nearest_frames(scenario.scene, times).items():
-        frames = scenario.scene.frames[channel]
+    found = nearest_frames(scenario.scene, times)
+    for channel in CAMERAS:
+        nearest, frames = found[channel], scenario.scene.frames[channel]
         there = [
             abs(frames[i].timestamp_us - t) <= _SAME_MOMENT_US and frames[i].path.is_file()
             for i, t in zip(nearest, times, strict=True)

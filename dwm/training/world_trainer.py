@@ -158,6 +158,11 @@ def _check_fit(config: TrainConfig, clip: TrainingClip) -> None:
             raise InputError(
                 config.data, problem, f"encode clips with the {by} that the model is meant for, or correct world.model"
             )
+    rows, columns = clip.latents_TVCHW.shape[-2:]
+    height, width = model.image_hw
+    if height % rows or height * columns != width * rows:
+        problem = f"the clips have {rows}x{columns} latents a view, the model's images {height}x{width} px"
+        raise InputError(config.data, problem, "give world.model.image_hw the size that the clips were encoded at")
 
 
 class WorldTask:
@@ -170,7 +175,6 @@ class WorldTask:
         if config.loop.shard and config.world.adversary:
             raise InputError("loop.shard", "true beside world.adversary", "train against a critic with a copy in each process")
         _check(config.world)
-        _check_fit(config, clips.get(0, np.random.default_rng(0)))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.loop.seed)
             self.model: nn.Module = (Duel if config.world.adversary else build_denoiser)(config.world.model)
@@ -184,6 +188,7 @@ class WorldTask:
             path = Path(config.initial_weights)
             fit_tensors(_denoiser(self.model), load_tensors(path)[0], path)
         _freeze(self.model, config.world.trainable)
+        _check_fit(config, clips.get(0, np.random.default_rng(0)))
         self.codec = load_codec(config.world.codec_weights) if config.world.codec_weights else None
 
     @property

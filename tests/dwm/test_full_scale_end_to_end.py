@@ -133,6 +133,8 @@ def test_parts_that_do_not_fit_each_other_are_told(pg_dataroot, tmp_path):
     config = TrainConfig(target="world_model", data=clips.out, world=WorldTraining(model=wired(), held_out=0))
     with pytest.raises(InputError, match="the clips have 0 text features, the model reads 12"):
         train(config)
+    with pytest.raises(InputError, match="the clips have 9x14 latents a view, the model's images 128x224 px"):
+        train(replace(config, world=WorldTraining(model=wired(text_features=0, image_hw=(128, 224)), held_out=0)))
     with pytest.raises(InputError, match="the clips have 4 latent channels, the model reads 16"):
         train(replace(config, world=WorldTraining(model=wired(text_features=0, latent_channels=16), held_out=0)))
 

@@ -34,7 +34,7 @@ V, C, ROWS, COLS = 2, 3, 4, 4
 KEYS = KeyFrames(gaps=2, stride=3)
 MODEL = DiTConfig(
     system="longdwm", d_model=16, depth=2, heads=2, modulation_width=8, injected_depth=1, local_widths=(8,), latent_channels=C,
-    views=V, layout_channels=2, text_vocabulary=5,
+    views=V, layout_channels=2, text_vocabulary=5, image_hw=(8 * ROWS, 8 * COLS),
 )  # fmt: skip
 
 
