@@ -139,7 +139,9 @@ def _add_plan(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--processes", type=int, default=1, help="training: GPUs that share the work")
     parser.add_argument("--frames", type=int, default=8, help="training: frames of a clip")
-    parser.add_argument("--size", default="128x224", metavar="HEIGHTxWIDTH", help="training: size of an image [px]")
+    parser.add_argument(
+        "--size", default="", metavar="HEIGHTxWIDTH", help="training: size of an image [px]; default: the model's"
+    )
 
 
 def _plan(arguments: argparse.Namespace) -> int:
@@ -155,7 +157,8 @@ def _plan(arguments: argparse.Namespace) -> int:
         from pipelines.gpu_costs import clip_of, training_costs
 
         training = load_training(arguments.config, arguments.overrides)
-        clip = clip_of(arguments.frames, arguments.size, training.loop.batch_size)
+        height, width = training.world.model.image_hw
+        clip = clip_of(arguments.frames, arguments.size or f"{height}x{width}", training.loop.batch_size)
         print(training_costs(training, clip, arguments.processes))
         return 0
     config = load_config(RunConfig, arguments.config, arguments.overrides)

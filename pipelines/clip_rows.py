@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dwm.conditioning.build import IMAGE_HEIGHT, IMAGE_WIDTH
 from dwm.geometry import apply, invert, quaternion_from_rotation, rotation_from_yaw, yaw_from_rotation
 from dwm.scenario.conditions import conditions_of
 from dwm.scenario.labels import ClipLabels, label_clip, near_agents
 from dwm.scenario.types import LabelSource, Scenario
 from dwm.scenes.nuscenes import source_notes
 from dwm.scenes.prompts import clip_weather
-from dwm.scenes.types import DETECTION_CLASSES, Scene
+from dwm.scenes.types import DETECTION_CLASSES, Camera, Scene
 from evaluators.boxes import ATTRIBUTES
 from evaluators.gate import Verdict
 from pipelines.clip_scores import ClipScores
@@ -38,9 +37,9 @@ _WHEELBASE_M = 2.84
 
 def write_clip(
     folder: Path, shard: Shard, scenario: Scenario, config: RunConfig, *, verdict: Verdict, videos: list[Row], scores: ClipScores,
-    notes: Sequence[str],
+    cameras: Sequence[Camera], notes: Sequence[str],
 ) -> None:  # fmt: skip
-    """All part tables of one generated clip."""
+    """All part tables of one generated clip, filmed by ``cameras``."""
     clip_id = shard.shard_id
     labels = label_clip(scenario, config.scenario.labels_hz)
     boxes = box_rows(clip_id, scenario, scores, labels)
@@ -52,7 +51,7 @@ def write_clip(
         "verdict_reasons_json": json.dumps([asdict(reason) for reason in verdict.reasons]), "notes_json": json.dumps([*notes, *labels.notes]),
     }  # fmt: skip
     tables = {
-        "clips": [clip], "videos": videos, "boxes": boxes, "camera_frames": camera_rows(clip_id, scenario),
+        "clips": [clip], "videos": videos, "boxes": boxes, "camera_frames": camera_rows(clip_id, scenario, cameras),
         "ego_poses": [*pose_rows(clip_id, scenario, scenario.ego_to_global, "commanded"),
                       *pose_rows(clip_id, scenario, scenario.baseline_ego_to_global, "baseline")],
         "map_elements": map_rows(clip_id, scenario), "metrics": metric_rows(clip_id, scores),
@@ -142,12 +141,11 @@ def _sample_index(scenario: Scenario) -> list[int]:
     return np.where(scenario.is_key_frame, np.cumsum(scenario.is_key_frame) - 1, -1).tolist()
 
 
-def camera_rows(clip_id: str, scenario: Scenario) -> list[Row]:
+def camera_rows(clip_id: str, scenario: Scenario, cameras: Sequence[Camera]) -> list[Row]:
     """Geometry and time of every generated image; the six images of a frame are simultaneous."""
     sample, rows = _sample_index(scenario), []
-    for camera in scenario.scene.cameras:
-        small = camera.resized(IMAGE_WIDTH, IMAGE_HEIGHT)
-        intrinsics, mounted = small.intrinsics.ravel().tolist(), small.camera_to_ego.ravel().tolist()
+    for camera in cameras:
+        intrinsics, mounted = camera.intrinsics.ravel().tolist(), camera.camera_to_ego.ravel().tolist()
         first = min(scenario.scene.frames[camera.channel], key=lambda f: abs(f.timestamp_us - int(scenario.timestamps_us[0])))
         for t, timestamp in enumerate(scenario.timestamps_us.tolist()):
             rows.append({

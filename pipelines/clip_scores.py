@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dwm.conditioning.build import IMAGE_HEIGHT, IMAGE_WIDTH, ScenarioConditioner, images_to_tensor, tensor_to_images
+from dwm.conditioning.build import ScenarioConditioner, images_to_tensor, tensor_to_images
 from dwm.rollout.world_model import WorldModel
 from dwm.scenario.types import Scenario
-from dwm.scenes.clips import read_video_frames
-from dwm.scenes.proving_ground.counterfactual import CounterfactualRenderer, open_counterfactual
+from dwm.scenes.clips import named_resize, read_video_frames
+from dwm.scenes.proving_ground.counterfactual import open_counterfactual
 from dwm.scenes.types import CAMERAS
 from evaluators.boxes import Boxes, boxes_of_scenario
 from evaluators.buckets import BUCKET_S, bucket_means
@@ -32,7 +33,9 @@ Images = NDArray[np.uint8]
 Array = NDArray[np.float64]
 _UNITS = {"image.min_spread": "grey levels", "sharpness.mean": "grey levels per pixel"}  # of those that have one
 _PICTURES = {"generated": "decoded video", "truth": "rendered frames", "log": "logged images"}  # by source of a metric
-_MIN_RAYS = 2  # rays of the layout cast that must meet a box first before a detector is asked to find it
+# Rays of the layout cast that must meet a box first before a detector is asked to find it, of so many in a view: a larger image has more
+# of them, but the detector sees the box at its own size.
+_MIN_RAYS, _RAYS = 2, 64 * 112
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +57,8 @@ def score_clip(
     total = len(scenario.timestamps_us)
     frames = list(range(0, total, max(1, round(config.every_s * scenario.fps))))
     video = np.stack([read_video_frames(folder / f"{channel}.mp4", range(total)) for channel in CAMERAS], axis=1)
-    truth = _truth(scenario, frames) if config.counterfactual else None
-    table = _Table(scenario, detector)
+    truth = _truth(scenario, frames, world.image_hw) if config.counterfactual else None
+    table = _Table(scenario, detector, world.image_hw)
     gate = {"codec.reconstruction_psnr_db": _reconstruction_db(world, first)}
     table.add("codec.reconstruction_psnr_db", gate["codec.reconstruction_psnr_db"], "dB")
     appearance = score_appearance(video, scenario.fps, ego_speed_mps=_speed(scenario))
@@ -83,7 +86,7 @@ def score_clip(
             gate["detection.reference_materialised"] = reference.materialised
             _add_detection(table, reference, _official(labels, seen), frames, "truth")
         else:
-            gate |= _add_logged_reference(table, detector, scenario, conditioner.device)
+            gate |= _add_logged_reference(table, detector, scenario, world)
     return ClipScores(rows=table.rows, for_gate=gate, scored_frames=tuple(frames), detections=detections, support=support)
 
 
@@ -100,16 +103,19 @@ def encode_loss_db(folder: Path, kept: Mapping[int, Images]) -> dict[str, float]
 class _Table:
     """Rows of the ``metrics`` table with their protocol."""
 
-    def __init__(self, scenario: Scenario, detector: Detector | None) -> None:
+    def __init__(self, scenario: Scenario, detector: Detector | None, image_hw: tuple[int, int]) -> None:
         self.rows: list[dict[str, Any]] = []
+        self._image_hw, self._seen_hw = image_hw, detector.image_hw if detector else image_hw
         self._scenario, self._weights = scenario, detector.sha256 if detector else None
 
     def add(self, metric: str, value: float, unit: str, *, source: str = "generated", samples: int = 1, **columns: Any) -> None:
+        by_detector = metric.startswith("detection")
+        scored_hw = self._seen_hw if by_detector else self._image_hw
         card = ProtocolCard(
             metric=metric, samples=samples, unit="frame", frames=len(self._scenario.timestamps_us),
-            frames_per_second=self._scenario.fps, cameras=CAMERAS, image_hw=(IMAGE_HEIGHT, IMAGE_WIDTH),
-            source=_PICTURES[source],
-            weights_sha256=self._weights if metric.startswith("detection") else None, seed=self._scenario.seed,
+            frames_per_second=self._scenario.fps, cameras=CAMERAS, image_hw=scored_hw,
+            resize=named_resize(self._image_hw, scored_hw), source=_PICTURES[source],
+            weights_sha256=self._weights if by_detector else None, seed=self._scenario.seed,
         )  # fmt: skip
         self.rows.append({"metric": metric, "value": float(value), "unit": unit, "source": source, "card": card, **columns})
 
@@ -178,28 +184,24 @@ def detect_frames(
 
 def visible_labels(scenario: Scenario, conditioner: ScenarioConditioner, frame: int) -> tuple[NDArray[np.int64], Boxes]:
     """Agents that enough rays of the layout meet first, with their boxes in the ego frame."""
-    shown = np.flatnonzero(conditioner.seen_rays(frame) >= _MIN_RAYS)
+    shown = np.flatnonzero(conditioner.seen_rays(frame) * _RAYS >= _MIN_RAYS * math.prod(conditioner.cast_hw))
     known = np.array([c is not None for c in scenario.agents.detection_classes], dtype=bool)
     rows = np.flatnonzero(scenario.agents.present[:, frame] & known)
     return shown, boxes_of_scenario(scenario, frame).select(np.flatnonzero(np.isin(rows, shown)))
 
 
-def _truth(scenario: Scenario, frames: Sequence[int]) -> Images | None:
+def _truth(scenario: Scenario, frames: Sequence[int], image_hw: tuple[int, int]) -> Images | None:
     """True video [T, V, H, W, 3] of the commanded path, where the world can be rendered."""
     world = open_counterfactual(scenario.scene)
-    return None if world is None else np.stack([_render(world, scenario, f) for f in frames])
+    return None if world is None else np.stack([world.views(scenario, f, image_hw).image for f in frames])
 
 
-def _render(world: CounterfactualRenderer, scenario: Scenario, frame: int) -> Images:
-    return world.views(scenario, frame, (IMAGE_HEIGHT, IMAGE_WIDTH)).image
-
-
-def _add_logged_reference(table: _Table, detector: Detector, scenario: Scenario, device: torch.device) -> dict[str, float]:
+def _add_logged_reference(table: _Table, detector: Detector, scenario: Scenario, world: WorldModel) -> dict[str, float]:
     """Without true video: how many boxes the detector finds in the log's own images."""
-    log = logged_clip(scenario)
+    log = logged_clip(scenario, world.image_hw)
     if log is None:
         return {}
-    conditioner = ScenarioConditioner(log.scenario, device)
+    conditioner = world.conditioner(log.scenario)
     boxes = [visible_labels(log.scenario, conditioner, f)[1] for f in log.frames]
     found = detect_frames(detector, conditioner, log.scenario, log.images, log.frames)
     score = score_clip_detections(boxes, found, matching(detector))

@@ -84,12 +84,13 @@ class ScenarioConfig:
 class ModelConfig:
     """Weights of the world model."""
 
-    codec: str = "weights/codec.safetensors"
+    codec: str = "weights/codec.safetensors"  # an own file, or diffusers:<folder or hub id>[#subfolder]
     world_model: str = "weights/world_model.safetensors"
     fine_model: str | None = (
         None  # for frames between key frames (strategy hierarchical); none: the world model makes these too
     )
     things: str | None = None  # how things look that no frame has shown yet; none: the world model makes them up
+    text_encoder: str | None = None  # folder or hub id of the T5 whose features the world model reads; none: words of its own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +148,8 @@ def config_sha256(config: RunConfig) -> str:
     fields["scenario"]["perturbations"] = [asdict(entry) for entry in config.scenario.listed]
     if config.scenario.mix is None:
         del fields["scenario"]["mix"]  # runs from before there were mixes keep their identity
+    if config.model.text_encoder is None:
+        del fields["model"]["text_encoder"]  # nor do those from before there were text encoders lose theirs
     return hashlib.sha256(canonical_json(fields)).hexdigest()
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dwm.conditioning.build import IMAGE_HEIGHT, IMAGE_WIDTH
+from dwm.models.weights import load_config_of
 from dwm.scenes.dataroot import TABLES
 from dwm.scenes.types import CAMERAS
 from pipelines.config import RunConfig
@@ -40,7 +41,7 @@ class Estimate:
 def estimate(config: RunConfig, shards: Sequence[Shard]) -> Estimate:
     """Hours from ``execution.seconds_per_frame``; bytes from image size, rate factor, tables and weights."""
     hours, workers = sum(shard.predicted_minutes for shard in shards) / 60, config.execution.workers
-    pixels = len(CAMERAS) * IMAGE_HEIGHT * IMAGE_WIDTH
+    pixels = len(CAMERAS) * math.prod(load_config_of(Path(config.model.world_model), "multi_view_dit").image_hw)
     bits = BITS_PER_PIXEL * 2 ** ((CRF - config.video.crf) / CRF_HALF)
     frames = sum(shard.n_frames for shard in shards)
     longest = max((shard.n_frames for shard in shards), default=0)

@@ -62,12 +62,13 @@ def rollout_costs(config: RunConfig, frames: list[int]) -> str:
     """Memory of a GPU and time of clips of so many ``frames``, for every known GPU."""
     model: DiTConfig = load_config_of(Path(config.model.world_model), "multi_view_dit")
     rollout = config.rollout
-    found = account(model, _window(rollout))
+    window = Clip(frames=rollout.window_frames, height_px=model.image_hw[0], width_px=model.image_hw[1])
+    found = account(model, window)
     passes = rollout.steps * (1 if rollout.guidance == 1 else _GUIDED_PASSES)
     windows = sum(windows_of(rollout, count, config.scenario.fps) for count in frames)
     flops = found.forward_flops * passes * windows
     lines = [
-        _model_line(found, _window(rollout)),
+        _model_line(found, window),
         f"window  {_tera(found.forward_flops * passes)} in {passes} passes; {windows:.0f} windows of {rollout.window_frames} frames",
     ]
     return "\n".join([*lines, *_by_gpu(flops, found.forward_bytes, f"{len(frames)} clips")])
@@ -81,12 +82,6 @@ def windows_of(rollout: RolloutConfig, frames: int, fps: float) -> float:
     stride = max(1, round(fps / rollout.anchor_fps))
     low_rate = new / stride / full  # anchors or key frames
     return low_rate + new * (stride + 1) / stride / full
-
-
-def _window(rollout: RolloutConfig) -> Clip:
-    from dwm.conditioning.build import IMAGE_HEIGHT, IMAGE_WIDTH
-
-    return Clip(frames=rollout.window_frames, height_px=IMAGE_HEIGHT, width_px=IMAGE_WIDTH)
 
 
 def _model_line(found: Accounts, clip: Clip) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dwm.conditioning.build import IMAGE_HEIGHT, IMAGE_WIDTH
 from dwm.scenario.build import build_scenario
 from dwm.scenario.perturbations import BASELINE
 from dwm.scenario.types import Scenario
@@ -29,7 +28,7 @@ class LoggedClip:
     images: Images  # [len(frames), V, H, W, 3]
 
 
-def logged_clip(scenario: Scenario) -> LoggedClip | None:
+def logged_clip(scenario: Scenario, image_hw: tuple[int, int]) -> LoggedClip | None:
     """The first key frames from the start of a clip whose six images are on disk; None when there is not even one."""
     seconds = float(scenario.timestamps_us[0] - scenario.scene.key_timestamps_us[0]) * 1e-6
     duration_s = min(_AT_MOST / 2, max(scenario.log_end_index, 1) / scenario.fps)
@@ -42,7 +41,7 @@ def logged_clip(scenario: Scenario) -> LoggedClip | None:
         if None in paths:
             break
         frames.append(frame)
-        images.append([resize(read_image(path), (IMAGE_HEIGHT, IMAGE_WIDTH)) for path in paths if path])
+        images.append([resize(read_image(path), image_hw) for path in paths if path])
     return LoggedClip(scenario=log, frames=tuple(frames), images=np.array(images, np.uint8)) if frames else None
 
 

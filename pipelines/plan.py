@@ -20,6 +20,7 @@ import numpy as np
 
 from dwm.config import to_yaml
 from dwm.errors import InputError
+from dwm.rollout.config import RolloutConfig
 from dwm.scenario.types import Perturbation
 from pipelines.atomic import (
     canonical_json,
@@ -124,11 +125,18 @@ def in_order(shards: Sequence[Shard]) -> list[Shard]:
 
 
 def weights_sha256(config: RunConfig) -> dict[str, str]:
-    """SHA-256 of every weight file that takes part in making pixels."""
+    """SHA-256 of every weight file, or folder of an outside model, that takes part in making pixels."""
+    from dwm.codec.load import codec_sha256, is_outside  # here: torch takes a second that most commands do not need
+    from dwm.models.outside import outside_sha256
+
     found, model = {}, config.model
+    if is_outside(model.codec):
+        found["codec"] = codec_sha256(model.codec)
+    if model.text_encoder:
+        found["text_encoder"] = outside_sha256(model.text_encoder)
     for part in ("codec", "world_model", "fine_model", "things"):
         name = getattr(model, part)
-        if name is None:
+        if name is None or part in found:
             continue
         path = Path(name)
         if not path.is_file():
@@ -222,7 +230,7 @@ def _shard(
         "scene": scene.token, "scene_row": scene.fingerprint, "start_s": float(start_s),
         "duration_s": float(scenario.duration_s), "fps": float(scenario.fps), "perturbation": perturbation.name,
         "params": {key: float(value) for key, value in perturbation.params.items()}, "severity": float(perturbation.severity),
-        "seed": seed, "rollout": asdict(config.rollout), "video": asdict(config.video), "weights": weights_sha,
+        "seed": seed, "rollout": _rollout_identity(config.rollout), "video": asdict(config.video), "weights": weights_sha,
         "generator_version": GENERATOR_VERSION, "schema_version": SCHEMA_VERSION,
     }  # fmt: skip
     minutes = round(scenario.duration_s * scenario.fps) * config.execution.seconds_per_frame / 60
@@ -231,6 +239,12 @@ def _shard(
         start_s=float(start_s), duration_s=float(scenario.duration_s), fps=float(scenario.fps),
         perturbation=perturbation, seed=seed, predicted_minutes=minutes, infeasible=infeasible,
     )  # fmt: skip
+
+
+def _rollout_identity(rollout: RolloutConfig) -> dict[str, Any]:
+    """Its settings; those that came later are left out where they change nothing, so that older runs keep their ids."""
+    later = {"gaps_at_once": 4, "correct_anchors": True}
+    return {name: value for name, value in asdict(rollout).items() if name not in later or value != later[name]}
 
 
 def _perturbation(entry: Any, scene: SceneRef, seed: int, sample: PerturbationSampler, number: int) -> Perturbation:

@@ -8,17 +8,16 @@ from typing import Any
 
 from dwm.errors import InputError
 from dwm.scenes.dataroot import check_tables
+from dwm.scenes.splits import split_names
 from pipelines.atomic import canonical_json, read_json
 from pipelines.config import ScenesConfig
 from pipelines.plan import SceneRef
-
-_OFFICIAL_SPLITS = ("train", "val", "test", "mini_train", "mini_val", "train_detect", "train_track")
 
 
 def list_scene_refs(config: ScenesConfig) -> list[SceneRef]:
     """The scenes a configuration asks for, in the order asked (names) or of the table (split or all)."""
     rows = _scene_rows(config)
-    names = list(config.names) or _split_names(config, rows)
+    names = list(config.names) or split_names(_tables(config), config.split, rows)
     if missing := [name for name in names if name not in rows]:
         have = ", ".join(list(rows)[:5])
         raise InputError(_tables(config) / "scene.json", f"no scene named {missing[0]}", f"use one of its scenes: {have}, ...")
@@ -49,19 +48,3 @@ def _scene_rows(config: ScenesConfig) -> dict[str, SceneRef]:
 
 def _fingerprint(row: dict[str, Any]) -> str:
     return hashlib.sha256(canonical_json(row)).hexdigest()[:16]
-
-
-def _split_names(config: ScenesConfig, rows: dict[str, SceneRef]) -> list[str]:
-    if not config.split:
-        return list(rows)
-    own = _tables(config) / "splits.json"
-    splits: dict[str, list[str]] = read_json(own) if own.is_file() else {}
-    if config.split in _OFFICIAL_SPLITS and config.split not in splits:
-        # Slow to import: the devkit loads its plotting with it.
-        from nuscenes.utils.splits import create_splits_scenes
-
-        splits = {**create_splits_scenes(), **splits}
-    if config.split not in splits:
-        known = ", ".join(sorted({*splits, *_OFFICIAL_SPLITS}))
-        raise InputError(_tables(config), f"no split named '{config.split}'", f"use one of: {known}")
-    return [name for name in splits[config.split] if name in rows]

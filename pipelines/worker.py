@@ -16,7 +16,7 @@ import yaml
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
-from dwm.conditioning.build import IMAGE_HEIGHT, IMAGE_WIDTH, ScenarioConditioner, images_to_tensor, tensor_to_images
+from dwm.conditioning.build import ScenarioConditioner, images_to_tensor, tensor_to_images
 from dwm.conditioning.relight import given_frame
 from dwm.errors import InputError
 from dwm.rollout.strategies import roll_out
@@ -63,7 +63,7 @@ class ShardWorker:
         self.config: RunConfig = OmegaConf.to_object(schema)  # type: ignore[assignment]
         model = self.config.model
         things, fine = (Path(name) if name else None for name in (model.things, model.fine_model))
-        self.world = WorldModel.load(Path(model.codec), Path(model.world_model), things, fine=fine)
+        self.world = WorldModel.load(model.codec, Path(model.world_model), things, fine=fine, text_encoder=model.text_encoder)
         detector = self.config.evaluate.detector
         self.detector = Detector.load(Path(detector)) if detector else None
         self.gate = _gate_config(self.config.gate)
@@ -82,8 +82,9 @@ class ShardWorker:
                 "clips", [clip_rows.rejected_clip(shard, scene, self.config, detail)], attempt_dir / "tables" / "clips.parquet"
             )
             return ShardResult(outcome="rejected", detail=detail, timings_s=clock.seconds)
-        conditioner = ScenarioConditioner(scenario, self.world.device)
-        first = given_frame(scenario, conditioner, first_images(scene, int(scenario.timestamps_us[0])))
+        conditioner = self.world.conditioner(scenario)
+        logged = first_images(scene, int(scenario.timestamps_us[0]), self.world.image_hw)
+        first = given_frame(scenario, conditioner, logged)
         video_rows = self._film(shard, scenario, conditioner, first, attempt_dir, clock)
         with clock.stage("score"):
             scores = clip_scores.score_clip(
@@ -93,7 +94,7 @@ class ShardWorker:
         with clock.stage("write"):
             clip_rows.write_clip(
                 attempt_dir, shard, scenario, self.config, verdict=verdict, videos=video_rows, scores=scores,
-                notes=(*source_notes(scene), *scenario.notes, *conditioner.notes),
+                cameras=conditioner.cameras, notes=(*source_notes(scene), *scenario.notes, *conditioner.notes),
             )  # fmt: skip
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         facts = {"peak_memory_bytes": peak, "denoising_steps": self.config.rollout.steps, "verdict_keep": verdict.keep}
@@ -115,10 +116,11 @@ class ShardWorker:
         """Roll out into six mp4 files, chunk by chunk; rows of ``videos``."""
         total, video = len(scenario.timestamps_us), self.config.video
         kept: dict[int, Images] = {0: first}
+        height, width = self.world.image_hw
         with ExitStack() as stack:
             writers = {
                 channel: stack.enter_context(
-                    VideoWriter(attempt_dir / f"{channel}.mp4", IMAGE_WIDTH, IMAGE_HEIGHT, shard.fps, video.crf, video.preset)
+                    VideoWriter(attempt_dir / f"{channel}.mp4", width, height, shard.fps, video.crf, video.preset)
                 )
                 for channel in CAMERAS
             }
@@ -147,8 +149,8 @@ class ShardWorker:
         return [video_row(w, shard.shard_id, channel, "rgb", loss[channel]) for channel, w in writers.items()]
 
 
-def first_images(scene: Scene, timestamp_us: int) -> Images:
-    """The log's images [V, H, W, 3] nearest to a time, at the world model's size; InputError names a missing one."""
+def first_images(scene: Scene, timestamp_us: int, image_hw: tuple[int, int]) -> Images:
+    """The log's images [V, H, W, 3] nearest to a time, resized; InputError names a missing one."""
     out = []
     for channel in CAMERAS:
         frames = scene.frames[channel]
@@ -164,7 +166,7 @@ def first_images(scene: Scene, timestamp_us: int) -> Images:
                 frames[nearest].path, f"the image to start from is missing ({len(present)} of {len(frames)} {channel} images exist)",
                 f"set scenario.start_s to a time with images, e.g. 0 to {max(start_s, 0):.1f}",
             )  # fmt: skip
-        out.append(read_images(scene, channel, [nearest], (IMAGE_HEIGHT, IMAGE_WIDTH))[0])
+        out.append(read_images(scene, channel, [nearest], image_hw)[0])
     return np.stack(out)
 
 

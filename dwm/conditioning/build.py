@@ -1,6 +1,6 @@
 """From a scenario to the tensors the world model reads.
 
-Shapes: T frames, V views, C channels, H W images, h w latent grid.
+Shapes: T frames, V views, C channels, H W images, h w latent grid, H/s W/s layout cast (s = 2 for latents of 8 px a side).
 """
 
 from __future__ import annotations
@@ -26,19 +26,21 @@ from dwm.conditioning.logged_points import Drawn, LoggedPoints
 from dwm.conditioning.photos import Boxes
 from dwm.conditioning.reprojection import SourceFrame, Trace, fetched, reproject, trace
 from dwm.conditioning.things import Things
+from dwm.errors import InputError
 from dwm.geometry import invert, rotation_from_yaw, wrap_angle, yaw_from_rotation
 from dwm.models.conditioning import DenoiseCondition
+from dwm.models.dit import IMAGE_HW, LAYOUT_FINER
+from dwm.models.text_encoder import TextEncoder
 from dwm.scenario.conditions import air_in, conditions_of, new_conditions
 from dwm.scenario.types import Scenario
 from dwm.scenes.prompts import tokenize
 from dwm.scenes.types import DETECTION_CLASSES, Camera
 
-IMAGE_HEIGHT, IMAGE_WIDTH = 128, 224
-_CAST_HEIGHT, _CAST_WIDTH = IMAGE_HEIGHT // 2, IMAGE_WIDTH // 2
+_CAST_FINER = 2  # rays along each side of a layout pixel
 _BOX_RANGE_M = 90.0
 _PAINTERS = 2  # threads; NumPy lets go of the interpreter while it works
 _WEAR_PER_WINDOW = 0.9  # codec and model cost a little each time
-Pictures = list[tuple[Tensor, Tensor]]  # images [V, 3, H, W] in [-1, 1] with the share [V, 1, H/2, W/2] that they cover
+Pictures = list[tuple[Tensor, Tensor]]  # images [V, 3, H, W] in [-1, 1] with the share [V, 1, H/s, W/s] that they cover
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,18 +59,32 @@ class Window:
 
     condition: DenoiseCondition
     shown_TVCHW: Tensor | None = None  # [T, V, 3, H, W] in [-1, 1]: the memory where it holds, else the appearance
-    known_TVCHW: Tensor | None = None  # [T, V, 1, H/2, W/2]: the share that either covers
+    known_TVCHW: Tensor | None = None  # [T, V, 1, H/s, W/s]: the share that either covers
 
 
 class ScenarioConditioner:
     """Computes layouts, waypoints and re-projected memory of a scenario's frames, on demand.
 
     ``points`` are the log's, for memory from the log; without them they are read from the scene's files when first needed.
+    Images are ``image_hw``, a whole number of latents of ``downsample`` pixels a side; so many latents have layouts and shares.
+    With a ``text`` encoder windows carry its features of the prompt, else the numbers of the prompt's words.
     """
 
-    def __init__(self, scenario: Scenario, device: str | torch.device = "cpu", points: LoggedPoints | None = None) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        device: str | torch.device = "cpu",
+        points: LoggedPoints | None = None,
+        *,
+        image_hw: tuple[int, int] = IMAGE_HW,
+        downsample: int = 8,
+        text: TextEncoder | None = None,
+    ) -> None:
         self.scenario, self.device, self._given_points = scenario, torch.device(device), points
-        self.cameras = tuple(c.resized(IMAGE_WIDTH, IMAGE_HEIGHT) for c in scenario.scene.cameras)
+        self._text_encoder = text
+        self.image_hw, self.cast_hw = image_hw, cast_size(image_hw, downsample)
+        height, width = image_hw
+        self.cameras = tuple(c.resized(width, height) for c in scenario.scene.cameras)
         self._caster = LayoutCaster(scenario.scene.map, self.device)
         agents = scenario.agents
         self._known = np.array([c is not None for c in agents.detection_classes], dtype=bool)
@@ -104,7 +120,7 @@ class ScenarioConditioner:
 
     def _layout(self, frame: int) -> Layout:
         ego = self.scenario.ego_to_global[frame]
-        return self._caster.cast(self.cameras, ego, self.boxes(frame), _CAST_HEIGHT, _CAST_WIDTH)
+        return self._caster.cast(self.cameras, ego, self.boxes(frame), *self.cast_hw)
 
     def seen_rays(self, frame: int) -> NDArray[np.int64]:
         """How many of the layout's rays, over all views, meet each agent first [A]."""
@@ -114,18 +130,18 @@ class ScenarioConditioner:
         return rays
 
     def memory(self, source: Given, target: int, *, log: bool = False) -> tuple[Tensor, Tensor]:
-        """A known frame carried to a target frame: images [V, 3, H, W] in [-1, 1], validity [V, 1, H/2, W/2] in [0, 1].
+        """A known frame carried to a target frame: images [V, 3, H, W] in [-1, 1], validity [V, 1, H/s, W/s] in [0, 1].
 
         With ``log``, what the whole log's LiDAR points and pictures show takes its place wherever that is sharper.
         """
         if log and self.points is not None:
             _, _, memory = self._from_log(source, target)
-            return memory.images_V3HW, F.avg_pool2d(memory.known_VHW[:, None].float(), IMAGE_HEIGHT // _CAST_HEIGHT)
+            return memory.images_V3HW, self._at_cast(memory.known_VHW[:, None].float())
         same = self._same_boxes(source.frame, target)
         return reproject(self._source(source), self.layout(target), self.boxes(target), same)
 
     def sharpness(self, source: Given, target: int, *, log: bool = False) -> Tensor:
-        """How sharp a target made from a source is [V, H/2, W/2]: what was carried wears, what was painted is new."""
+        """How sharp a target made from a source is [V, H/s, W/s]: what was carried wears, what was painted is new."""
         if log and self.points is not None:
             return worn(*self._from_log(source, target), _WEAR_PER_WINDOW)
         found = trace(self._source(source), self.layout(target), self.boxes(target), self._same_boxes(source.frame, target))
@@ -145,17 +161,16 @@ class ScenarioConditioner:
         return points.to(self.device)
 
     def logged(self, frame: int) -> tuple[Tensor, Tensor]:
-        """What the log's points alone show of a frame: images [V, 3, H, W] in [-1, 1] and known share [V, 1, H/2, W/2].
+        """What the log's points alone show of a frame: images [V, 3, H, W] in [-1, 1] and known share [V, 1, H/s, W/s].
 
         Without LiDAR files nothing is known.
         """
         if self.points is None:
-            shape = (len(self.cameras), 3, IMAGE_HEIGHT, IMAGE_WIDTH)
-            return torch.zeros(shape, device=self.device), torch.zeros(
-                shape[0], 1, _CAST_HEIGHT, _CAST_WIDTH, device=self.device
-            )
+            views = len(self.cameras)
+            nothing = torch.zeros(views, 3, *self.image_hw, device=self.device)
+            return nothing, torch.zeros(views, 1, *self.cast_hw, device=self.device)
         drawn, known = self._drawn(frame)
-        return drawn.images_V3HW, F.avg_pool2d(known[:, None].float(), IMAGE_HEIGHT // _CAST_HEIGHT)
+        return drawn.images_V3HW, self._at_cast(known[:, None].float())
 
     def _draw(self, frame: int) -> tuple[Drawn, Tensor]:
         """The log's points in a frame, and where they hold [V, H, W]."""
@@ -166,7 +181,7 @@ class ScenarioConditioner:
             agents=self._numbers[index], centers_m=agents.centers_m[index, frame], sizes_wlh_m=agents.sizes_wlh_m[index],
             rotations=rotation_from_yaw(agents.yaws_rad[index, frame]), speeds_mps=np.zeros(len(index)),
         )  # fmt: skip
-        drawn = self.points.draw(self.cameras, self.scenario.ego_to_global[frame], boxes, IMAGE_HEIGHT, IMAGE_WIDTH)
+        drawn = self.points.draw(self.cameras, self.scenario.ego_to_global[frame], boxes, *self.image_hw)
         return drawn, usable(drawn, self.layout(frame), self._numbers[self.visible_agents(frame)])
 
     def _from_log(self, source: Given, target: int) -> tuple[Trace, Drawn, Memory]:
@@ -202,9 +217,13 @@ class ScenarioConditioner:
         return Appearance(self._street, things, self._view(frame), images_V3HW, air_in(self.scenario.scene, self._asked))
 
     def painted(self, appearance: Appearance, target: int) -> tuple[Tensor, Tensor]:
-        """A look laid over a frame: images [V, 3, H, W] in [-1, 1] and the share [V, 1, H/2, W/2] that it covers."""
+        """A look laid over a frame: images [V, 3, H, W] in [-1, 1] and the share [V, 1, H/s, W/s] that it covers."""
         images, known = appearance.paint(self._view(target))
-        return images, F.avg_pool2d(known, IMAGE_HEIGHT // _CAST_HEIGHT)
+        return images, self._at_cast(known)
+
+    def _at_cast(self, share_V1HW: Tensor) -> Tensor:
+        """A share of an image's pixels as one of the cast's."""
+        return F.avg_pool2d(share_V1HW, self.image_hw[0] // self.cast_hw[0])
 
     def window(
         self,
@@ -246,7 +265,7 @@ class ScenarioConditioner:
         condition = DenoiseCondition(
             waypoints_BTK=self.waypoints(frames)[None].to(self.device), cameras_BVK=camera_features(self.cameras)[None].to(self.device),
             times_BT=self.times(frames)[None].to(self.device), fps_B=torch.tensor([fps], device=self.device),
-            text_BL=torch.from_numpy(tokenize(self.scenario.prompt))[None].to(self.device),
+            text_BL=self._text[1], text_features_BLK=self._text[0],
             has_text_B=on, has_waypoints_B=on, has_layout_B=on if layout else ~on, has_memory_B=~on if memory is None else on,
             has_appearance_B=~on if colours is None else on,
             layout_BTVCHW=None if layouts is None else layouts[None],
@@ -257,6 +276,14 @@ class ScenarioConditioner:
         )  # fmt: skip
         shown, share = laid_over(carried, painted)
         return Window(condition=condition, shown_TVCHW=shown, known_TVCHW=share)
+
+    @cached_property
+    def _text(self) -> tuple[Tensor | None, Tensor]:
+        """``text_features_BLK`` and ``text_BL`` of the prompt."""
+        if self._text_encoder is None:
+            return None, torch.from_numpy(tokenize(self.scenario.prompt))[None].to(self.device)
+        features, tokens = self._text_encoder.encode([self.scenario.prompt])
+        return features.to(self.device), tokens.to(self.device)
 
     def waypoints(self, frames: Sequence[int]) -> Tensor:
         """[T, 6]: see ``dwm.models.conditioning.WAYPOINT_SIZE``."""
@@ -284,6 +311,20 @@ class ScenarioConditioner:
         return torch.from_numpy((times - times[0]) * 1e-6).float()
 
 
+def cast_size(image_hw: tuple[int, int], downsample: int) -> tuple[int, int]:
+    """Height and width [rays] of the layout cast: ``LAYOUT_FINER`` layout pixels a latent pixel, two rays a layout pixel.
+
+    Raises InputError for images that are no whole number of latents, and for latents that no such grid fits.
+    """
+    finer = LAYOUT_FINER * _CAST_FINER
+    if downsample % finer:
+        raise InputError("codec", f"{downsample} image pixels a latent", f"use a codec of a multiple of {finer}")
+    height, width = image_hw
+    if min(image_hw) < downsample or height % downsample or width % downsample:
+        raise InputError("image_hw", f"{height}x{width} px", f"give multiples of the codec's {downsample} px")
+    return height * finer // downsample, width * finer // downsample
+
+
 def nearest(sources: Sequence[Given], frame: int) -> Given:
     """The known frame that is nearest in time; the earlier of two."""
     return min(sources, key=lambda source: abs(source.frame - frame))
@@ -304,9 +345,8 @@ def laid_over(carried: Pictures | None, painted: Pictures | None) -> tuple[Tenso
 
 def _encoded(codec: Codec, pictures: Pictures) -> tuple[Tensor, Tensor]:
     """Images with shares to latents [T, V, C, h, w] with shares [T, V, 1, h, w]."""
-    pool = codec.downsample * _CAST_HEIGHT // IMAGE_HEIGHT
     latents = torch.stack([codec.encode(images) for images, _ in pictures])
-    return latents, torch.stack([F.avg_pool2d(share, pool) for _, share in pictures])
+    return latents, torch.stack([F.avg_pool2d(share, LAYOUT_FINER * _CAST_FINER) for _, share in pictures])
 
 
 def camera_features(cameras: Sequence[Camera]) -> Tensor:

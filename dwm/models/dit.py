@@ -28,6 +28,7 @@ from dwm.models.masking import TokenMask
 from dwm.models.positions import SpatialPositions
 
 LAYOUT_FINER = 2  # layout pixels along each side of a latent pixel
+IMAGE_HW = (128, 224)  # of the models that ship
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +48,7 @@ class DiTConfig:
     stem_patch: int = 1  # latent pixels, along each side, that the first layer joins (the papers' patch embedding: 2)
     preconditioned: bool = True  # learn the change of a linear guess (``_guess``); False: learn the velocity, as the papers do
     views: int = 6  # cameras, in ring order
+    image_hw: tuple[int, int] = IMAGE_HW  # height and width of the images it is made for [px]
     layout_channels: int = 24  # layers of the layout maps (dwm.conditioning.layout.LAYOUT_CHANNELS)
     text_vocabulary: int = 256  # size of the text token table
     text_every: int = 4  # every so many blocks one looks at the text

@@ -29,6 +29,11 @@ class TextEncoder:
         """K, for ``DiTConfig.text_features``."""
         return self.encoder.config.d_model
 
+    def to(self, device: torch.device | str) -> TextEncoder:
+        """The same encoder, moved to a device."""
+        self.encoder.to(device)
+        return self
+
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """``text_features_BLK`` (zeros behind a prompt's end) and ``text_BL`` (1 where text is, else PAD_TOKEN) of a condition.

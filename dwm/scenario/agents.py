@@ -34,8 +34,8 @@ def joined(
     return finished(scene, whole, entered, fps)
 
 
-def finished(scene: Scene, table: BoxTable, entered: tuple, fps: float) -> AgentBoxes:
-    """The finished table, without agents that never appear."""
+def finished(scene: Scene, table: BoxTable, entered: tuple, fps: float | Array) -> AgentBoxes:
+    """The finished table, without agents that never appear; ``fps`` may be that of every step [T - 1]."""
     who = [(a.instance_token, a.detection_class, a.category, a.size_wlh_m) for a in scene.agents]
     who += [(s.token, s.detection_class, s.category, np.array(s.size_wlh_m)) for s in entered]
     keep = np.flatnonzero(table.present.any(axis=1))
@@ -56,10 +56,10 @@ def finished(scene: Scene, table: BoxTable, entered: tuple, fps: float) -> Agent
     )  # fmt: skip
 
 
-def _velocities(xy_m: Array, present: NDArray[np.bool_], fps: float) -> Array:
+def _velocities(xy_m: Array, present: NDArray[np.bool_], fps: float | Array) -> Array:
     """Velocities [A, T, 2] by central differences, one-sided at the ends of presence; NaN for a single frame."""
     forward = np.full_like(xy_m, np.nan)
-    forward[:, :-1] = (xy_m[:, 1:] - xy_m[:, :-1]) * fps
+    forward[:, :-1] = (xy_m[:, 1:] - xy_m[:, :-1]) * np.reshape(fps, (-1, 1))
     both = present[:, :-1] & present[:, 1:]
     forward[:, :-1][~both] = np.nan
     backward = np.full_like(xy_m, np.nan)

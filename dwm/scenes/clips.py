@@ -52,8 +52,20 @@ def resize(image: Images, size_hw: tuple[int, int]) -> Images:
     height, width = size_hw
     if image.shape[:2] == (height, width):
         return image
-    shrinks = height <= image.shape[0] and width <= image.shape[1]
+    shrinks = _shrinks((image.shape[0], image.shape[1]), size_hw)
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)  # type: ignore[return-value]
+
+
+def named_resize(from_hw: tuple[int, int], to_hw: tuple[int, int]) -> str:
+    """What ``resize`` does between two sizes, in words: "none", "area 360x640 to 128x224", "bilinear ..."."""
+    if from_hw == to_hw:
+        return "none"
+    how = "area" if _shrinks(from_hw, to_hw) else "bilinear"
+    return f"{how} {from_hw[0]}x{from_hw[1]} to {to_hw[0]}x{to_hw[1]}"
+
+
+def _shrinks(from_hw: tuple[int, int], to_hw: tuple[int, int]) -> bool:
+    return to_hw[0] <= from_hw[0] and to_hw[1] <= from_hw[1]
 
 
 def read_video_frames(path: Path, indices: Sequence[int]) -> Images:

@@ -9,10 +9,7 @@ LiDAR and cameras saw takes its place where that is known (memory mode ``log``).
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +19,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dwm.codec.interface import Codec
-from dwm.conditioning.appearance import Appearance
-from dwm.conditioning.build import Given, ScenarioConditioner, camera_features, images_to_tensor
+from dwm.conditioning.build import ScenarioConditioner, images_to_tensor
 from dwm.conditioning.things import Things
 from dwm.errors import InputError
-from dwm.models.weights import load_model
-from dwm.scenes.prompts import tokenize
+from dwm.models.text_encoder import TextEncoder
 from dwm.scenes.proving_ground.city import FIRST_HELD_OUT_TOWN
 from dwm.training.clips import TrainingClip
 from dwm.training.config import ClipsConfig, DrivesConfig
+from dwm.training.encoding import ClipWindow, encode_window, save_clip
 from dwm.training.loop import pick_device
 from dwm.training.scanned_log import scan_log
 from dwm.training.sequences import Town, drive, open_town, render_frames
@@ -90,7 +86,9 @@ def _runs(n_frames: int, config: DrivesConfig, rng: np.random.Generator) -> list
 
 
 @torch.inference_mode()
-def encode_clips(config: ClipsConfig, codec: Codec, progress: bool = True, part: int = 0) -> Path:
+def encode_clips(
+    config: ClipsConfig, codec: Codec, progress: bool = True, part: int = 0, text: TextEncoder | None = None
+) -> Path:  # fmt: skip
     """Cut every rendered drive into windows and encode them; returns the folder. Of several processes each takes a part."""
     drives, out = Path(config.drives), Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -119,47 +117,17 @@ def encode_clips(config: ClipsConfig, codec: Codec, progress: bool = True, part:
         other = np.random.default_rng((record["town"], record["drive"], 4))
         log = other.random() < config.log_share
         points = scan_log(town, scenario, weather, record["frames"], other) if log else None
-        conditioner = ScenarioConditioner(scenario, pick_device(config.device), points=points)
+        conditioner = ScenarioConditioner(scenario, pick_device(config.device), points, downsample=codec.downsample, text=text)
         images = _images(np.load(path, mmap_mode="r"), record["frames"], conditioner.device)
         latents = {frame: codec.encode(image) for frame, image in images.items()}
         for name, window in zip(names, windows, strict=True):
             if not name.exists():
-                appearance = conditioner.appearance(window.look, images[window.look], things)
-                last = window.frames[window.given - 1]
-                source = Given(frame=last, latents_VCHW=latents[last], images_V3HW=codec.decode(latents[last]))
-                video = torch.stack([latents[f] for f in window.frames])
-                clip = encode_window(
-                    conditioner, codec, video, window.frames, window.fps, source, window.given, appearance, log=log
-                )
+                clip = encode_window(conditioner, codec, things, window, images, latents, log=log)
                 save_clip(clip, name)
     return out
 
 
-def encode_clips_in_processes(config: ClipsConfig, progress: bool = True) -> Path:
-    """``encode_clips`` by ``config.processes``; what the first to fail raises is raised here."""
-    spawn = multiprocessing.get_context("spawn")  # a forked process cannot use the GPU
-    with ProcessPoolExecutor(config.processes, mp_context=spawn) as pool:
-        parts = [pool.submit(_encode_part, config, progress, part) for part in range(config.processes)]
-        for part in parts:
-            part.result()
-    return Path(config.out)
-
-
-def _encode_part(config: ClipsConfig, progress: bool, part: int) -> Path:
-    torch.set_num_threads(1)
-    codec, _ = load_model(Path(config.codec_weights), "autoencoder")
-    return encode_clips(config, codec.to(pick_device(config.device)), progress, part)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Window:
-    fps: int
-    frames: list[int]
-    given: int  # leading frames that are given
-    look: int  # the frame that appearance is taken from
-
-
-def _windows(fps: int, run: list[int], config: ClipsConfig, chance: np.random.Generator) -> list[_Window]:
+def _windows(fps: int, run: list[int], config: ClipsConfig, chance: np.random.Generator) -> list[ClipWindow]:
     """Windows of a filmed stretch: each from some frame to the stretch's end, some frames between left out.
 
     Appearance comes from anywhere in the stretch, so that it mostly shows the very place, and the model learns to trust
@@ -170,7 +138,7 @@ def _windows(fps: int, run: list[int], config: ClipsConfig, chance: np.random.Ge
         given = 1 + i % 2
         between = chance.choice(np.arange(start + given, len(run) - 1), config.window_frames - given - 1, replace=False)
         kept = [*range(start, start + given), *np.sort(between).tolist(), len(run) - 1]
-        windows.append(_Window(fps=fps, frames=[run[k] for k in kept], given=given, look=int(chance.choice(run[start:]))))
+        windows.append(ClipWindow(fps=fps, frames=[run[k] for k in kept], given=given, look=int(chance.choice(run[start:]))))
     return windows
 
 
@@ -178,47 +146,6 @@ def _images(images: NDArray[np.uint8], frames: list[int], device: torch.device) 
     """Pictures [V, 3, H, W] in [-1, 1] of every filmed frame of a drive."""
     views = images.reshape(len(frames), -1, *images.shape[1:])
     return {f: images_to_tensor(np.array(view), device) for f, view in zip(frames, views, strict=True)}
-
-
-def encode_window(
-    conditioner: ScenarioConditioner, codec: Codec, latents_TVCHW: Tensor, frames: list[int], fps: int, source: Given,
-    given: int, appearance: Appearance, log: bool = False,
-) -> dict[str, Tensor | float | int]:  # fmt: skip
-    """One training clip as tensors: true latents of ``frames``, and what the model is told about them.
-
-    The memory is ``source``, the last of the ``given`` leading frames, carried along, with ``log`` helped by the conditioner's
-    points.
-    """
-    window = conditioner.window(frames, fps=fps, codec=codec, sources=[source], appearance=appearance, log=log)
-    condition = window.condition
-    dense = {
-        "memory": condition.memory_BTVCHW, "memory_valid": condition.memory_valid_BTV1HW,
-        "appearance": condition.appearance_BTVCHW, "appearance_known": condition.appearance_known_BTV1HW,
-        "layout": condition.layout_BTVCHW,
-    }  # fmt: skip
-    shares = ("memory_valid", "appearance_known")
-    return {
-        "latents": latents_TVCHW.half().cpu(),
-        **{name: _small(tensor[0], share=name in shares) for name, tensor in dense.items() if tensor is not None},
-        "waypoints": condition.waypoints_BTK[0].cpu(),
-        "times": condition.times_BT[0].cpu(),
-        "fps": float(fps),
-        "given": given,
-        "text": torch.from_numpy(tokenize(conditioner.scenario.prompt)),
-        "cameras": camera_features(conditioner.cameras),
-    }
-
-
-def _small(tensor: Tensor, *, share: bool) -> Tensor:
-    """Half the bytes; a share in [0, 1] as one byte."""
-    return (tensor * 255).round().to(torch.uint8).cpu() if share else tensor.half().cpu()
-
-
-def save_clip(clip: dict[str, Tensor | float | int], path: Path) -> None:
-    """Write a clip, all of it or nothing."""
-    temporary = path.with_suffix(".part")
-    torch.save(clip, temporary)
-    os.replace(temporary, path)
 
 
 class ClipCache:
@@ -242,7 +169,7 @@ class ClipCache:
             latents_TVCHW=raw["latents"], memory_TVCHW=raw["memory"], memory_valid_TV1HW=raw["memory_valid"],
             appearance_TVCHW=raw["appearance"], appearance_known_TV1HW=raw["appearance_known"],
             layout_TVCHW=raw["layout"], waypoints_TK=raw["waypoints"], cameras_VK=raw["cameras"], times_T=raw["times"],
-            fps=raw["fps"], text_L=raw["text"], given=raw["given"],
+            fps=raw["fps"], text_L=raw["text"], given=raw["given"], text_features_LK=raw.get("text_features"),
         )  # fmt: skip
 
 

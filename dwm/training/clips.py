@@ -29,6 +29,7 @@ class TrainingClip:
     fps: float
     text_L: Tensor  # int64
     given: int  # leading frames that are given, the last of which the memory was taken from
+    text_features_LK: Tensor | None = None  # of an outside encoder; None: the model has words of its own
 
     def thinned(self, frames: int, generator: np.random.Generator) -> TrainingClip:
         """The given frames and some of the others, in order, ``frames`` in all: neighbours at 12 Hz hardly differ."""
@@ -72,16 +73,19 @@ class ClipBatch:
     fps_B: Tensor
     text_BL: Tensor
     given_B: Tensor
+    text_features_BLK: Tensor | None = None
 
     def to(self, device: torch.device) -> ClipBatch:
         """Move to the device in the stored types, then widen to float32 there."""
-        return ClipBatch(**{f.name: _widen(getattr(self, f.name).to(device, non_blocking=True)) for f in fields(self)})
+        tensors = {f.name: tensor for f in fields(self) if (tensor := getattr(self, f.name)) is not None}
+        return ClipBatch(**{name: _widen(tensor.to(device, non_blocking=True)) for name, tensor in tensors.items()})
 
 
 def collate(clips: list[TrainingClip]) -> ClipBatch:
     """Stack clips of equal shapes; types stay as stored until ``ClipBatch.to``."""
     names = dict(zip((f.name for f in fields(ClipBatch)), (f.name for f in fields(TrainingClip)), strict=True))
-    return ClipBatch(**{many: torch.stack([torch.as_tensor(getattr(c, one)) for c in clips]) for many, one in names.items()})
+    told = {many: one for many, one in names.items() if getattr(clips[0], one) is not None}
+    return ClipBatch(**{many: torch.stack([torch.as_tensor(getattr(c, one)) for c in clips]) for many, one in told.items()})
 
 
 def _widen(tensor: Tensor) -> Tensor:

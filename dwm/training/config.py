@@ -89,7 +89,7 @@ class WorldTraining:
     sample_steps: int = 4  # sampling steps of the image strips
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)  # of the image strips
     recompute_blocks: bool = False  # gradient checkpointing: a third more computing, a fraction of the memory
-    codec_weights: str = ""  # codec that turns samples into images; empty writes no strips
+    codec_weights: str = ""  # codec, as in ClipsConfig, that turns samples into images; empty writes no strips
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +111,8 @@ class ClipsConfig:
 
     drives: str = "out/training/drives"
     out: str = "out/training/clips"
-    codec_weights: str = "weights/proving_ground_codec.safetensors"
+    codec_weights: str = "weights/proving_ground_codec.safetensors"  # or diffusers:<folder or hub id>[#subfolder]
+    text_encoder: str = ""  # folder or hub id of a T5; empty: the world model has words of its own
     device: str = "auto"
     window_frames: int = 8  # frames of a clip; a stretch of just as many is kept whole
     window_step: int = 4  # frames between the starts of consecutive 12 Hz windows
@@ -123,12 +124,36 @@ class ClipsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LogClipsConfig:
+    """How logs become training clips."""
+
+    dataroot: str = "data/nuscenes"  # nuScenes format: the real thing, or a proving ground
+    version: str = "v1.0-trainval"
+    names: tuple[str, ...] = ()  # scenes; empty: those of `split`
+    split: str = "train"  # nuScenes split, or one of the dataroot's splits.json; empty with no names: every scene
+    out: str = "out/training/log_clips"
+    codec_weights: str = "diffusers:stabilityai/sd-vae-ft-ema"  # as in ClipsConfig
+    text_encoder: str = ""  # as in ClipsConfig
+    image_hw: tuple[int, int] = (360, 640)  # height and width that the logged images are resized to [px]
+    rates: tuple[int, ...] = (12, 2, 1)  # of the clips' frames [Hz]
+    given_rate: int = 12  # of the given frames among them [Hz]; 0: the clip's own
+    window_frames: int = 16  # frames of a clip, the given ones among them
+    given: tuple[int, ...] = (1, 4)  # leading frames that are given, by turns
+    windows: int = 8  # of each scene and rate, at most
+    things: str = ""  # as in ClipsConfig
+    seed: int = 0  # draws where windows begin
+    device: str = "auto"
+    processes: int = 1  # that share the scenes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayConfig:
     """How far the model drives itself, and where."""
 
     out: str = "out/training/clips"  # beside the clips of true drives
     codec_weights: str = "out/training/codec/weights.safetensors"
     world_weights: str = "out/training/world/weights.safetensors"
+    text_encoder: str = ""  # as in ClipsConfig
     things: str = ""  # as in ClipsConfig
     device: str = "auto"
     first_town: int = 100
@@ -157,7 +182,8 @@ class ThingsConfig:
 class TrainConfig:
     """One training run."""
 
-    # "drives" (render), "codec", "clips" (encode), "world_model", "distillation", "replay" (its own windows) or "things"
+    # "drives" (render), "codec", "clips" (encode them), "log_clips" (encode logs), "world_model", "distillation", "replay" (its own
+    # windows) or "things"
     target: str = "world_model"
     data: str = "out/training/clips"  # folder: rendered drives for the codec, encoded clips for world models
     initial_weights: str = ""  # safetensors to start from
@@ -166,6 +192,7 @@ class TrainConfig:
     trained_on: str = ""  # what the data is, in words; stored with the weights
     drives: DrivesConfig = field(default_factory=DrivesConfig)
     clips: ClipsConfig = field(default_factory=ClipsConfig)
+    log_clips: LogClipsConfig = field(default_factory=LogClipsConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     things: ThingsConfig = field(default_factory=ThingsConfig)
     codec: CodecTraining = field(default_factory=CodecTraining)

@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dwm.conditioning.build import Given, ScenarioConditioner, images_to_tensor
+from dwm.conditioning.build import Given, images_to_tensor
 from dwm.rollout.config import RolloutConfig
 from dwm.rollout.window import Ask, Session, as_given, decoded, denoise_window
 from dwm.rollout.world_model import WorldModel
 from dwm.scenario.types import Scenario
-from dwm.training.cache import WARMUP_FRAMES, WINDOW_FRAMES, check_towns, encode_window, save_clip
+from dwm.training.cache import WARMUP_FRAMES, WINDOW_FRAMES, check_towns
 from dwm.training.config import ReplayConfig
+from dwm.training.encoding import save_clip, tell_window
 from dwm.training.sequences import Town, drive, open_town, render_frames
 
 
@@ -34,7 +35,11 @@ def replay(config: ReplayConfig, progress: bool = True) -> Path:
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     world = WorldModel.load(
-        Path(config.codec_weights), Path(config.world_weights), Path(config.things) if config.things else None, config.device
+        config.codec_weights,
+        Path(config.world_weights),
+        Path(config.things) if config.things else None,
+        config.device,
+        text_encoder=config.text_encoder or None,
     )
     todo = [(t, d) for t in range(config.first_town, config.first_town + config.towns) for d in range(config.drives_per_town)]
     town: Town | None = None
@@ -64,9 +69,9 @@ def _windows(
     start = int(rng.integers(WARMUP_FRAMES, len(scenario.timestamps_us) - hop * config.windows))
 
     def truth(frames: list[int]) -> Tensor:
-        return images_to_tensor(render_frames(town, scenario, weather, np.array(frames)), world.device)
+        return images_to_tensor(render_frames(town, scenario, weather, np.array(frames), world.image_hw), world.device)
 
-    conditioner = ScenarioConditioner(scenario, world.device)
+    conditioner = world.conditioner(scenario)
     first = truth([start])[0]
     session = Session(
         world=world, conditioner=conditioner, appearance=conditioner.appearance(start, first, world.things),
@@ -81,7 +86,7 @@ def _windows(
         latents = torch.stack([given.latents_VCHW, *(world.codec.encode(image) for image in images)])
         shown = int(rng.integers(len(images)))
         look = conditioner.appearance(frames[1 + shown], images[shown], world.things)
-        yield encode_window(conditioner, world.codec, latents, frames, round(scenario.fps), given, 1, look)
+        yield tell_window(conditioner, world.codec, latents, frames, round(scenario.fps), given, 1, look)
         made = denoise_window(session, Ask(frames=frames, fps=scenario.fps, given=[given]))
         last = slice(-1, None)
         given = as_given(session, made, last, decoded(session, made, last))[0]

@@ -5,19 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from dwm.errors import InputError
-from dwm.models.weights import load_model
 from dwm.training.codec_trainer import CodecTask, open_images
 from dwm.training.config import TrainConfig
 from dwm.training.distillation_trainer import DistillationTask
 from dwm.training.long_clips import cut_clips
-from dwm.training.loop import fit, pick_device
+from dwm.training.loop import fit
 from dwm.training.world_trainer import WorldTask
 
 
 def train(config: TrainConfig, progress: bool = False) -> Path:
     """Work on ``config.target``, or go on where the same folder stopped; the path of what was made.
 
-    "drives" renders proving-ground videos, "codec" trains on them, "clips" encodes them, "world_model" trains on the clips,
+    "drives" renders proving-ground videos, "codec" trains on them, "clips" encodes them, "log_clips" encodes logs, "world_model" trains on the clips,
     "distillation" goes on with a coarse one under a fine one (LongDWM), "replay" adds clips that begin with the world model's
     own frames, "things" learns what the things of other logs look like.
     """
@@ -25,16 +24,15 @@ def train(config: TrainConfig, progress: bool = False) -> Path:
         from dwm.training.things import learn_things
 
         return learn_things(config.things, progress)
-    if config.target in ("drives", "clips", "world_model", "distillation"):
-        from dwm.training import cache  # here: the cache reads scenes, which codec training does not need
+    if config.target in ("drives", "clips", "log_clips", "world_model", "distillation"):
+        from dwm.training import cache, encoding, log_clips  # here: they read scenes, which codec training does not need
 
         if config.target == "drives":
             return cache.render_drives(config.drives, progress)
-        if config.target == "clips" and config.clips.processes > 1:
-            return cache.encode_clips_in_processes(config.clips, progress)
         if config.target == "clips":
-            codec, _ = load_model(Path(config.clips.codec_weights), "autoencoder")
-            return cache.encode_clips(config.clips, codec.to(pick_device(config.clips.device)), progress)
+            return encoding.encode(config.clips, cache.encode_clips, progress)
+        if config.target == "log_clips":
+            return encoding.encode(config.log_clips, log_clips.encode_log_clips, progress)
         found = cache.ClipCache(Path(config.data))
         if config.target == "distillation":
             return fit(DistillationTask(config, found), config.loop, progress=progress)
@@ -49,5 +47,5 @@ def train(config: TrainConfig, progress: bool = False) -> Path:
     raise InputError(
         "target",
         f"'{config.target}' cannot be trained",
-        "choose drives, codec, clips, world_model, distillation, replay or things",
+        "choose drives, codec, clips, log_clips, world_model, distillation, replay or things",
     )

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from dwm.conditioning.build import IMAGE_HEIGHT, IMAGE_WIDTH
 from dwm.conditioning.logged_points import LoggedPoints, Sweep, build_logged_points
 from dwm.conditioning.photos import Boxes, Shot
 from dwm.geometry import rotation_from_yaw, transform_from_xy_yaw, yaw_from_rotation
+from dwm.models.dit import IMAGE_HW
 from dwm.scenario.types import Scenario
 from dwm.scenes.proving_ground.rig import KEY_FRAME_EVERY
 from dwm.scenes.proving_ground.weather import WEATHERS
@@ -62,7 +62,8 @@ def _sweep(town: Town, scenario: Scenario, weather: str, frame: int, ego: Array)
 
 def _shots(town: Town, scenario: Scenario, weather: str, frame: int, ego: Array) -> Iterator[Shot]:
     assert town.renderer is not None
-    cameras = tuple(c.resized(IMAGE_WIDTH, IMAGE_HEIGHT) for c in scenario.scene.cameras)
+    height, width = IMAGE_HW
+    cameras = tuple(c.resized(width, height) for c in scenario.scene.cameras)
     poses = np.repeat(ego[None], len(cameras), axis=0)
     images = town.renderer.render(cameras, poses, render_agents(scenario, frame), WEATHERS[weather], frame).image
     for camera, image in zip(cameras, images, strict=True):

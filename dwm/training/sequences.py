@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dwm.conditioning.build import IMAGE_HEIGHT, IMAGE_WIDTH
 from dwm.geometry import rotation_from_yaw, transform_from_xy_yaw, yaw_from_rotation
+from dwm.models.dit import IMAGE_HW
 from dwm.scenario.types import AgentBoxes, LabelSource, Perturbation, Scenario
 from dwm.scenes.prompts import scene_prompt
 from dwm.scenes.proving_ground.city import City, build_city, scene_map
@@ -97,10 +97,13 @@ def wander(
     return moved, yaw + slip
 
 
-def render_frames(town: Town, scenario: Scenario, weather: str, frames: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """True video [T, V, H, W, 3] of the given frames at the world model's image size."""
+def render_frames(
+    town: Town, scenario: Scenario, weather: str, frames: NDArray[np.int64], image_hw: tuple[int, int] = IMAGE_HW
+) -> NDArray[np.uint8]:
+    """True video [T, V, H, W, 3] of the given frames."""
     assert town.renderer is not None
-    cameras = tuple(c.resized(IMAGE_WIDTH, IMAGE_HEIGHT) for c in scenario.scene.cameras)
+    height, width = image_hw
+    cameras = tuple(c.resized(width, height) for c in scenario.scene.cameras)
     out = []
     for frame in frames:
         poses = np.repeat(scenario.ego_to_global[frame][None], len(cameras), axis=0)

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from dwm.codec.load import load_codec
 from dwm.errors import InputError
 from dwm.flow.rectified import flow_loss, interpolate, sample_training_noise_levels
 from dwm.flow.sampler import denoise
@@ -26,7 +27,7 @@ from dwm.models.dit import MultiViewDiT
 from dwm.models.masking import TokenMask, draw_mask
 from dwm.models.open_sora import initialise_from_open_sora
 from dwm.models.systems import build_denoiser
-from dwm.models.weights import fit_shared, fit_tensors, load_model, load_tensors
+from dwm.models.weights import fit_shared, fit_tensors, load_tensors
 from dwm.training.adversary import Duel, critic_loss, persuasion, pulled
 from dwm.training.clips import ClipBatch, ClipSource, TrainingClip, collate
 from dwm.training.codec_trainer import psnr_db, to_pixels
@@ -102,7 +103,7 @@ def condition_of(batch: ClipBatch, drawn: Draw | None = None) -> DenoiseConditio
     appearance = appearance & layout  # it is painted over the layout
     return DenoiseCondition(
         waypoints_BTK=batch.waypoints_BTK, cameras_BVK=batch.cameras_BVK, times_BT=batch.times_BT, fps_B=batch.fps_B,
-        text_BL=batch.text_BL, has_text_B=text, has_waypoints_B=path, has_layout_B=layout, has_memory_B=memory,
+        text_BL=batch.text_BL, text_features_BLK=batch.text_features_BLK, has_text_B=text, has_waypoints_B=path, has_layout_B=layout, has_memory_B=memory,
         has_appearance_B=appearance,
         layout_BTVCHW=batch.layout_BTVCHW if layout.any() else None,
         memory_BTVCHW=batch.memory_BTVCHW if memory.any() else None,
@@ -144,6 +145,26 @@ def _check(config: WorldTraining) -> None:
         raise InputError("world.most_given", f"{config.most_given} frames cannot be given", "give 0 or more")
 
 
+def _check_fit(config: TrainConfig, clip: TrainingClip) -> None:
+    """InputError unless the model reads what the clips were encoded with."""
+    model, features = config.world.model, clip.text_features_LK
+    facts = (
+        ("latent channels", clip.latents_TVCHW.shape[2], model.latent_channels, "codec"),
+        ("text features", 0 if features is None else features.shape[-1], model.text_features, "text encoder"),
+    )
+    for what, found, wanted, by in facts:
+        if found != wanted:
+            problem = f"the clips have {found} {what}, the model reads {wanted}"
+            raise InputError(
+                config.data, problem, f"encode clips with the {by} that the model is meant for, or correct world.model"
+            )
+    rows, columns = clip.latents_TVCHW.shape[-2:]
+    height, width = model.image_hw
+    if height % rows or height * columns != width * rows:
+        problem = f"the clips have {rows}x{columns} latents a view, the model's images {height}x{width} px"
+        raise InputError(config.data, problem, "give world.model.image_hw the size that the clips were encoded at")
+
+
 class WorldTask:
     """Trains a world model; see ``dwm.training.loop.Task``."""
 
@@ -167,7 +188,8 @@ class WorldTask:
             path = Path(config.initial_weights)
             fit_tensors(_denoiser(self.model), load_tensors(path)[0], path)
         _freeze(self.model, config.world.trainable)
-        self.codec = load_model(Path(config.world.codec_weights), "autoencoder")[0] if config.world.codec_weights else None
+        _check_fit(config, clips.get(0, np.random.default_rng(0)))
+        self.codec = load_codec(config.world.codec_weights) if config.world.codec_weights else None
 
     @property
     def fingerprint(self) -> str:

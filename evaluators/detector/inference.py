@@ -40,6 +40,12 @@ class Detector:
         model, facts = load_detector(path)
         return Detector(model, device, sha256=sha256_of(path), operating_score=facts.get("operating_score"))
 
+    @property
+    def image_hw(self) -> tuple[int, int]:
+        """The size [px] that every image is resized to."""
+        height, width = self.model.config.image_hw
+        return height, width
+
     def detect(self, images: NDArray[np.uint8], intrinsics: Array, camera_to_ego: Array) -> Boxes:
         """Boxes in the present ego frame.
 
@@ -89,7 +95,7 @@ class Detector:
         return images[order], intrinsics[order], camera_to_ego[order]
 
     def _resized(self, images: NDArray[np.uint8], intrinsics: Array) -> tuple[NDArray[np.uint8], Array]:
-        h, w = self.model.config.image_hw
+        h, w = self.image_hw
         if images.shape[2:4] == (h, w):
             return images, intrinsics
         scale = np.diag([w / images.shape[3], h / images.shape[2], 1.0])

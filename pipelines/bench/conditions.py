@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dwm.conditioning.build import IMAGE_HEIGHT, IMAGE_WIDTH, ScenarioConditioner
 from dwm.conditioning.relight import given_frame
 from dwm.errors import InputError
 from dwm.rollout.config import RolloutConfig
@@ -26,7 +25,7 @@ from dwm.scenes.nuscenes import list_scenes, read_scene
 from dwm.scenes.prompts import clip_weather, scene_prompt
 from evaluators.counterfactual import psnr_db
 from evaluators.protocol import bootstrap_interval
-from pipelines.bench.rollouts import Images, Moment, first_feasible, generate, opened_truth, true_frames
+from pipelines.bench.rollouts import Images, Moment, first_feasible, generate, opened_truth, size, true_frames
 from pipelines.worker import first_images
 
 _SECONDS, _EVERY_S = 3.0, 2.0
@@ -49,17 +48,17 @@ def bench_conditions(dataroot: Path, version: str, codec: Path, weights: Path, t
     frames: dict[str, list[list[float]]] = {asked.name: [] for asked in _ASKED}
     rolled: dict[str, list[list[float]]] = {asked.name: [] for asked in _ASKED}
     for number, (moment, scenario) in enumerate(tqdm(found, desc="conditions", disable=None)):
-        logged = first_images(scenario.scene, int(scenario.timestamps_us[0]))
-        plain = generate(world, ScenarioConditioner(scenario), config, _JUDGED).images if number < cases else None
+        logged = first_images(scenario.scene, int(scenario.timestamps_us[0]), world.image_hw)
+        plain = generate(world, world.conditioner(scenario), config, _JUDGED).images if number < cases else None
         for perturbation in _ASKED:
             asked = _under(scenario, perturbation)
-            conditioner = ScenarioConditioner(asked)
+            conditioner = world.conditioner(asked)
             given = given_frame(asked, conditioner, logged)
-            frames[perturbation.name].append(_psnr((logged, given), true_frames(moment, asked, [0])[0]))
+            frames[perturbation.name].append(_psnr((logged, given), true_frames(moment, asked, [0], world.image_hw)[0]))
             if plain is not None:
                 made = generate(world, conditioner, config, _JUDGED).images
-                rolled[perturbation.name].append(_psnr((plain, made), true_frames(moment, asked, _JUDGED)))
-    count = f"{len(found)} moments of daylit scenes, {steps} denoising steps, six cameras, {IMAGE_HEIGHT}x{IMAGE_WIDTH}"
+                rolled[perturbation.name].append(_psnr((plain, made), true_frames(moment, asked, _JUDGED, world.image_hw)))
+    count = f"{len(found)} moments of daylit scenes, {steps} denoising steps, six cameras, {size(world.image_hw)}"
     return "\n".join([
         count, "", *_table("first frame", "as logged", "relit", frames),
         "", *_table("at 1-3 s", "without conditions", "with conditions", rolled),

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dwm.conditioning.build import IMAGE_HEIGHT, IMAGE_WIDTH, ScenarioConditioner
 from dwm.errors import InputError
 from dwm.rollout.config import RolloutConfig
 from dwm.rollout.world_model import WorldModel
@@ -37,6 +36,7 @@ from pipelines.bench.rollouts import (
     frames_between,
     generate,
     rejections,
+    size,
     starting_moments,
     true_frames,
 )
@@ -93,7 +93,7 @@ def bench_layout(
             if scenario is None:
                 continue
             clips += 1
-            clip = _Clip(moment, scenario, judge, duration_s)
+            clip = _Clip(moment, scenario, judge, duration_s, world)
             for name, mode in MODES.items():
                 if frames := clip.frames_until(lasting[name]):
                     made = generate(world, clip.conditioner, replace(mode, steps=steps), frames)
@@ -103,7 +103,7 @@ def bench_layout(
             found[name].append(counted[name])
     lines = [
         f"{clips} clips of {len(moments)} starting moments, as driven and aside; {steps} denoising steps, six cameras, "
-        f"{IMAGE_HEIGHT}x{IMAGE_WIDTH}; boxes within {ClipMatchConfig().max_range_m:g} m, detections from score "
+        f"{size(world.image_hw)}; boxes within {ClipMatchConfig().max_range_m:g} m, detections from score "
         f"{matching(judge).min_score:.3f} on, detector {judge.sha256[:12]}",
     ]  # fmt: skip
     for name in MODES:
@@ -135,12 +135,14 @@ def recall_of(counts_M3: NDArray[np.int64], rng: np.random.Generator) -> Recall:
 class _Clip:
     """One scenario with what it asks for and what the detector finds in its true frames, for every mode the same."""
 
-    def __init__(self, moment: Moment, scenario: Scenario, detector: Detector, duration_s: float) -> None:
+    def __init__(
+        self, moment: Moment, scenario: Scenario, detector: Detector, duration_s: float, world: WorldModel
+    ) -> None:  # fmt: skip
         self.scenario, self.detector = scenario, detector
-        self.conditioner = ScenarioConditioner(scenario)
+        self.conditioner = world.conditioner(scenario)
         frames = [f for s in stretches_within(duration_s) for f in frames_between(*STRETCHES_S[s], every=_KEY_FRAMES)]
         self._labels = {f: visible_labels(scenario, self.conditioner, f)[1] for f in frames}
-        self._seen = self._detected(true_frames(moment, scenario, frames), frames)
+        self._seen = self._detected(true_frames(moment, scenario, frames, world.image_hw), frames)
 
     def frames_until(self, end_s: float) -> list[int]:
         """Scored frames of the stretches that end by then."""

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from dwm.conditioning.build import IMAGE_HEIGHT, IMAGE_WIDTH, ScenarioConditioner, images_to_tensor, tensor_to_images
+from dwm.conditioning.build import ScenarioConditioner, images_to_tensor, tensor_to_images
 from dwm.conditioning.log_reader import read_logged_points
 from dwm.conditioning.logged_points import LoggedPoints
 from dwm.errors import InputError
@@ -40,6 +40,7 @@ from pipelines.bench.rollouts import (
     frames_between,
     generate,
     rejections,
+    size,
     starting_moments,
     true_frames,
 )
@@ -69,10 +70,11 @@ def bench_memory(
         raise InputError(
             "--duration", f"{duration_s:g} s", f"give {STRETCHES_S[0][1]:g} or more: scored from {STRETCHES_S[0][0]:g} s on"
         )
-    bench = _Bench(WorldModel.load(codec, weights, things), FrechetFeatures(Detector.load(detector)), stretches, steps)
+    world = WorldModel.load(codec, weights, things)
+    bench = _Bench(world, FrechetFeatures(Detector.load(detector)), stretches, steps)
     moments = starting_moments(dataroot, version, cases, duration_s)
     rejected = Counter[str]()
-    lines = [f"{len(moments)} starting moments, {steps} denoising steps, six cameras, {IMAGE_HEIGHT}x{IMAGE_WIDTH}"]
+    lines = [f"{len(moments)} starting moments, {steps} denoising steps, six cameras, {size(world.image_hw)}"]
     with tqdm(total=len(OFFSETS_M) * len(moments), desc="clips", disable=None) as bar:
         for offset_m in OFFSETS_M:
             clips = []
@@ -130,7 +132,7 @@ class _Bench:
         """Every mode, and the truth itself, by stretch that the scenario holds."""
         parts = [part for part in (frames_between(*s) for s in self.stretches) if part[-1] < len(scenario.timestamps_us)]
         frames = tuple(f for part in parts for f in part)
-        truth = true_frames(moment, scenario, frames)
+        truth = true_frames(moment, scenario, frames, self.world.image_hw)
         pictures = {TRUTH: truth}
         for name, mode in self.modes.items():
             # A fresh conditioner each: what one mode has computed must not be the next one's head start.
@@ -160,11 +162,12 @@ class _Bench:
             started = time.perf_counter()
             self._points[name] = read_logged_points(scenario.scene)
             self._cost("reading a log's points", time.perf_counter() - started)
-        return ScenarioConditioner(scenario, self.world.device, self._points[name] if log else None)
+        return self.world.conditioner(scenario, self._points[name] if log else None)
 
     def _splat(self, scenario: Scenario, frames: tuple[int, ...]) -> Splat:
         conditioner = self._conditioner(scenario, log=True)
-        first = images_to_tensor(first_images(scenario.scene, int(scenario.timestamps_us[0])), self.world.device)
+        logged = first_images(scenario.scene, int(scenario.timestamps_us[0]), self.world.image_hw)
+        first = images_to_tensor(logged, self.world.device)
         with torch.inference_mode():
             splat = splat_alone(conditioner.logged, first, frames)
         self._cost("splat, a frame", splat.seconds_per_frame)

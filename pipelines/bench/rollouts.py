@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dwm.conditioning.build import IMAGE_HEIGHT, IMAGE_WIDTH, ScenarioConditioner, images_to_tensor, tensor_to_images
+from dwm.conditioning.build import ScenarioConditioner, images_to_tensor, tensor_to_images
 from dwm.conditioning.relight import given_frame
 from dwm.errors import InputError
 from dwm.rollout.config import RolloutConfig
@@ -114,7 +114,7 @@ def generate(
 ) -> Made:
     """Rolls out from the log's images, relit as the scenario asks, to the last of ``frames`` (rising, from 1 on); keeps these alone."""
     scenario = conditioner.scenario
-    logged = first_images(scenario.scene, int(scenario.timestamps_us[0]))
+    logged = first_images(scenario.scene, int(scenario.timestamps_us[0]), world.image_hw)
     first = images_to_tensor(given_frame(scenario, conditioner, logged), world.device)
     kept: dict[int, Images] = {}
     asked, done, started = set(frames), 0, time.perf_counter()
@@ -128,9 +128,14 @@ def generate(
     return Made(images=np.stack([kept[f] for f in frames]), seconds=time.perf_counter() - started, frames=done)
 
 
-def true_frames(moment: Moment, scenario: Scenario, frames: Sequence[int]) -> Images:
+def true_frames(moment: Moment, scenario: Scenario, frames: Sequence[int], image_hw: tuple[int, int]) -> Images:
     """What the cameras would have seen [K, V, H, W, 3] along the scenario's own path."""
-    return np.stack([moment.truth.views(scenario, f, (IMAGE_HEIGHT, IMAGE_WIDTH)).image for f in frames])
+    return np.stack([moment.truth.views(scenario, f, image_hw).image for f in frames])
+
+
+def size(image_hw: tuple[int, int]) -> str:
+    """An image size as the tables name it."""
+    return f"{image_hw[0]}x{image_hw[1]}"
 
 
 def frames_between(start_s: float, end_s: float, every: int = 1) -> tuple[int, ...]:

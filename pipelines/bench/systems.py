@@ -20,11 +20,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
-from dwm.conditioning.build import IMAGE_HEIGHT, IMAGE_WIDTH, ScenarioConditioner, images_to_tensor, tensor_to_images
+from dwm.conditioning.build import ScenarioConditioner, images_to_tensor, tensor_to_images
 from dwm.conditioning.relight import given_frame
 from dwm.config import load_config
 from dwm.errors import InputError
-from dwm.models.weights import weights_sha256
+from dwm.models.weights import load_config_of, weights_sha256
 from dwm.rollout.config import RolloutConfig
 from dwm.rollout.strategies import roll_out
 from dwm.rollout.world_model import WorldModel
@@ -33,7 +33,7 @@ from dwm.scenario.types import Scenario
 from evaluators.counterfactual import psnr_db
 from evaluators.detector.inference import Detector
 from evaluators.frechet_features import CLIP_FRAMES, FrechetFeatures
-from pipelines.bench.rollouts import FPS, Images, Moment, first_feasible, rejections, starting_moments, true_frames
+from pipelines.bench.rollouts import FPS, Images, Moment, first_feasible, rejections, size, starting_moments, true_frames
 from pipelines.bench.systems_run import Cost, Counted, Run, Scored, Stopwatch, load_run, save_run
 from pipelines.bench.systems_table import systems_table
 from pipelines.clip_scores import detect_frames, visible_labels
@@ -79,17 +79,18 @@ def bench_systems(
     rejected = Counter[str]()
     held = [(m, s) for m in moments if (s := first_feasible(m, (BASELINE,), duration_s, rejected, "as driven"))]
     bench = _Bench(config, codec, weights, things, judge, folder)
+    image_hw = load_config_of(weights, "multi_view_dit").image_hw
     runs: dict[str, list[Run]] = {}
     with tqdm(total=len(held) * (1 + len(config.variants)), desc="clips", disable=None) as bar:
         for moment, scenario in held:
-            clip = _Clip(moment, scenario, judge, config.scored_s, duration_s)
+            clip = _Clip(moment, scenario, judge, config.scored_s, duration_s, image_hw)
             for name, run in bench.of(clip, duration_s):
                 runs.setdefault(name, []).append(run)
                 bar.update()
     scenes = len({moment.scene.name for moment, _ in held})
     lines = [
         f"{len(held)} starting moments of {scenes} scenes, as driven; scored: the last {config.scored_s:g} s of every {BUCKET_S:g} s; six cameras, "
-        f"{IMAGE_HEIGHT}x{IMAGE_WIDTH}; detector {judge.sha256[:12]}"
+        f"{size(image_hw)}; detector {judge.sha256[:12]}"
     ]  # fmt: skip
     return "\n".join([*lines, *systems_table(runs, [tuple(pair) for pair in config.comparisons]), *rejections(rejected)])
 
@@ -122,9 +123,12 @@ def _check(config: SystemsConfig, where: Path, duration_s: float) -> None:
 class _Clip:
     """One starting moment: frames to be scored, their labels, true pictures as they are asked for."""
 
-    def __init__(self, moment: Moment, scenario: Scenario, detector: Detector, scored_s: float, duration_s: float) -> None:
-        self.moment, self.scenario, self._detector = moment, scenario, detector
-        self.conditioner = ScenarioConditioner(scenario)
+    def __init__(
+        self, moment: Moment, scenario: Scenario, detector: Detector, scored_s: float, duration_s: float,
+        image_hw: tuple[int, int],
+    ) -> None:  # fmt: skip
+        self.moment, self.scenario, self._detector, self.image_hw = moment, scenario, detector, image_hw
+        self.conditioner = ScenarioConditioner(scenario, image_hw=image_hw)
         ends = np.arange(1, int(duration_s // BUCKET_S) + 1) * BUCKET_S
         self.buckets = [list(range(round((end - scored_s) * FPS) + 1, round(end * FPS) + 1)) for end in ends]
         self.name = f"{moment.scene.name}-{moment.start_s:.1f}-{scenario.seed}"
@@ -134,11 +138,11 @@ class _Clip:
     def truth(self) -> list[Images]:
         """By bucket; rendered once."""
         if self._truth is None:
-            self._truth = [true_frames(self.moment, self.scenario, frames) for frames in self.buckets]
+            self._truth = [true_frames(self.moment, self.scenario, frames, self.image_hw) for frames in self.buckets]
         return self._truth
 
     def first(self) -> Images:
-        logged = first_images(self.scenario.scene, int(self.scenario.timestamps_us[0]))
+        logged = first_images(self.scenario.scene, int(self.scenario.timestamps_us[0]), self.image_hw)
         return given_frame(self.scenario, self.conditioner, logged)
 
     def scored(self, images: Images, b: int, features: FrechetFeatures) -> Scored:
@@ -194,10 +198,13 @@ class _Bench:
         return Run(buckets=scored, cost=Cost(seconds=0.0, seconds_side_by_side=0.0, passes=0, frames=0))
 
     def _made(self, world: WorldModel, rollout: RolloutConfig, clip: _Clip, buckets: int) -> Run:
+        if world.image_hw != clip.image_hw:
+            problem = f"a variant's images are {size(world.image_hw)}, the others' {size(clip.image_hw)}"
+            raise InputError("systems", problem, "compare models of one image size")
         counted = Counted(world.denoiser)
         fine = None if world.fine is None else Counted(world.fine)
         # A fresh conditioner: what another variant has computed must not be this one's head start.
-        conditioner = ScenarioConditioner(clip.scenario, world.device)
+        conditioner = world.conditioner(clip.scenario)
         asked, kept, done = {f for frames in clip.buckets[:buckets] for f in frames}, dict[int, Images](), 0
         first = images_to_tensor(clip.first(), world.device)
         watch = Stopwatch()

@@ -14,14 +14,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dwm.conditioning.build import IMAGE_HEIGHT, IMAGE_WIDTH, ScenarioConditioner
 from dwm.rollout.config import RolloutConfig
 from dwm.rollout.world_model import WorldModel
 from dwm.scenario.perturbations import BASELINE
 from dwm.scenario.types import Perturbation
 from evaluators.counterfactual import psnr_db
 from evaluators.protocol import bootstrap_interval
-from pipelines.bench.rollouts import Moment, first_feasible, generate, rejections, starting_moments, true_frames
+from pipelines.bench.rollouts import Moment, first_feasible, generate, rejections, size, starting_moments, true_frames
 from pipelines.worker import first_images
 
 _LONG_S = 3.0
@@ -58,7 +57,7 @@ def bench_world_model(dataroot: Path, version: str, codec: Path, weights: Path, 
         _judge(world, moment, modes, figures, rejected)
     scenes = len({moment.scene.name for moment in moments})
     lines = [
-        f"{len(moments)} starting moments of {scenes} scenes, {steps} denoising steps, six cameras, {IMAGE_HEIGHT}x{IMAGE_WIDTH}"
+        f"{len(moments)} starting moments of {scenes} scenes, {steps} denoising steps, six cameras, {size(world.image_hw)}"
     ]
     for name, found in figures.items():
         lines += ["", f"**{name}**", "", *_table(found)]
@@ -72,18 +71,18 @@ def _judge(
     baseline = first_feasible(moment, (BASELINE,), _LONG_S, rejected, "as driven")
     if baseline is None:
         return
-    conditioner, next_truth = ScenarioConditioner(baseline), true_frames(moment, baseline, _NEXT)
-    last = first_images(moment.scene, int(baseline.timestamps_us[0]))
+    conditioner, next_truth = world.conditioner(baseline), true_frames(moment, baseline, _NEXT, world.image_hw)
+    last = first_images(moment.scene, int(baseline.timestamps_us[0]), world.image_hw)
     still = float(psnr_db(np.repeat(last[None], len(_NEXT), axis=0), next_truth).mean())
     for name, mode in modes.items():
         figures[name].own.append(float(psnr_db(generate(world, conditioner, mode, _NEXT).images, next_truth).mean()))
         figures[name].gains.append(figures[name].own[-1] - still)
-    logged = true_frames(moment, baseline, _JUDGED)
+    logged = true_frames(moment, baseline, _JUDGED, world.image_hw)
     for move in _MOVES:
         moved = first_feasible(moment, (move,), _LONG_S, rejected, move.name)
         if moved is None:
             continue
-        conditioner, commanded = ScenarioConditioner(moved), true_frames(moment, moved, _JUDGED)
+        conditioner, commanded = world.conditioner(moved), true_frames(moment, moved, _JUDGED, world.image_hw)
         for name, mode in modes.items():
             made = generate(world, conditioner, mode, _JUDGED).images
             margin = float((psnr_db(made, commanded) - psnr_db(made, logged)).mean())

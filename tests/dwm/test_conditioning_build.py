@@ -11,8 +11,6 @@ import torch
 
 from dwm.codec.autoencoder import Autoencoder, CodecConfig
 from dwm.conditioning.build import (
-    IMAGE_HEIGHT,
-    IMAGE_WIDTH,
     Given,
     ScenarioConditioner,
     camera_features,
@@ -24,6 +22,7 @@ from dwm.conditioning.layout import LAYOUT_CHANNELS
 from dwm.conditioning.things import Things
 from dwm.geometry import transform_from_xy_yaw
 from dwm.models.conditioning import CAMERA_SIZE, WAYPOINT_SIZE, camera_rays
+from dwm.models.dit import IMAGE_HW
 from dwm.scenario.build import build_scenario
 from dwm.scenario.perturbations import BASELINE
 from dwm.scenario.types import Scenario
@@ -128,7 +127,7 @@ def test_a_window_says_what_it_holds_and_what_it_lacks():
     codec = Autoencoder(CodecConfig()).eval()
     with torch.no_grad():
         bare = conditioner.window([0, 1], fps=12.0, codec=codec, layout=False).condition
-        images = torch.zeros(6, 3, IMAGE_HEIGHT, IMAGE_WIDTH)
+        images = torch.zeros(6, 3, *IMAGE_HW)
         given = Given(frame=0, latents_VCHW=codec.encode(images), images_V3HW=images)
         full = conditioner.window([0, 6], fps=2.0, codec=codec, sources=[given]).condition
     assert (bool(bare.has_layout_B), bool(bare.has_memory_B), bare.layout_BTVCHW, bare.memory_BTVCHW) == (
@@ -141,8 +140,8 @@ def test_a_window_says_what_it_holds_and_what_it_lacks():
     assert full.layout_BTVCHW is not None
     assert full.memory_BTVCHW is not None
     assert full.memory_valid_BTV1HW is not None
-    assert full.layout_BTVCHW.shape == (1, 2, 6, len(LAYOUT_CHANNELS), IMAGE_HEIGHT // 4, IMAGE_WIDTH // 4)
-    assert full.memory_BTVCHW.shape == (1, 2, 6, 16, IMAGE_HEIGHT // 8, IMAGE_WIDTH // 8)
+    assert full.layout_BTVCHW.shape == (1, 2, 6, len(LAYOUT_CHANNELS), 32, 56)
+    assert full.memory_BTVCHW.shape == (1, 2, 6, 16, 16, 28)
     share = full.memory_valid_BTV1HW[0, :, :, 0]
     assert float(share[0].mean()) > 0.999  # the source's own frame is covered
     assert 0.3 < float(share[1].mean()) < 0.999  # five metres on, not all of it
@@ -161,7 +160,7 @@ def test_an_agent_without_a_velocity_leaves_the_layout_finite():
 
 def test_on_boxes_a_window_shows_what_is_painted_and_beside_them_what_is_carried():
     conditioner, codec = ScenarioConditioner(make_scenario()), Autoencoder(CodecConfig()).eval()
-    images = torch.zeros(6, 3, IMAGE_HEIGHT, IMAGE_WIDTH)
+    images = torch.zeros(6, 3, *IMAGE_HW)
     with torch.no_grad():
         given = Given(frame=0, latents_VCHW=codec.encode(images), images_V3HW=images)
         look = conditioner.appearance(0, torch.full_like(images, 0.5), Things.none())
@@ -177,11 +176,11 @@ def test_on_boxes_a_window_shows_what_is_painted_and_beside_them_what_is_carried
 
 def test_on_boxes_that_nothing_is_painted_on_a_window_shows_what_is_carried(monkeypatch):
     conditioner, codec = ScenarioConditioner(make_scenario()), Autoencoder(CodecConfig()).eval()
-    images = torch.full((6, 3, IMAGE_HEIGHT, IMAGE_WIDTH), 0.5)
+    images = torch.full((6, 3, *IMAGE_HW), 0.5)
     with torch.no_grad():
         given = Given(frame=0, latents_VCHW=codec.encode(images), images_V3HW=images)
         look = conditioner.appearance(0, images, Things.none())
-        nothing = (torch.zeros_like(images), torch.zeros(6, 1, IMAGE_HEIGHT // 2, IMAGE_WIDTH // 2))
+        nothing = (torch.zeros_like(images), torch.zeros(6, 1, 64, 112))
         monkeypatch.setattr(conditioner, "painted", lambda *_: nothing)
         both = conditioner.window([0], fps=12.0, codec=codec, sources=[given], appearance=look)
         alone = conditioner.window([0], fps=12.0, codec=codec, sources=[given])

@@ -9,19 +9,14 @@ import torch
 
 from dwm.codec.diffusers_codec import load_diffusers_codec
 from dwm.errors import InputError
+from tests.dwm.outside_models import save_image_codec
 
 IMAGES = torch.rand(7, 3, 16, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 @pytest.fixture
 def image_folder(tmp_path: Path) -> Path:
-    diffusers = pytest.importorskip("diffusers")
-    torch.manual_seed(0)
-    diffusers.AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(8, 8, 8), latent_channels=4, norm_num_groups=4, scaling_factor=0.5, shift_factor=0.3,
-    ).save_pretrained(tmp_path / "vae")  # fmt: skip
-    return tmp_path / "vae"
+    return save_image_codec(tmp_path / "vae")
 
 
 @pytest.fixture

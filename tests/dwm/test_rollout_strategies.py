@@ -391,7 +391,7 @@ def test_with_a_real_conditioner_a_standing_car_that_echoes_its_memory_sees_the_
         things=Things.none(),
     )
     chunks = list(
-        roll_out(world, ScenarioConditioner(scenario), first, RolloutConfig(window_frames=3, steps=1, memory=memory), 0)
+        roll_out(world, world.conditioner(scenario), first, RolloutConfig(window_frames=3, steps=1, memory=memory), 0)
     )
     assert spans(chunks) == [(1, 2), (3, 3)]
     error = (chunks[-1].images_NV3HW[-1] - first)[..., 4:-4, 4:-4].abs().mean()

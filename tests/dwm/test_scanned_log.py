@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from dwm.conditioning.build import IMAGE_HEIGHT, IMAGE_WIDTH, ScenarioConditioner, tensor_to_images
+from dwm.conditioning.build import ScenarioConditioner, tensor_to_images
 from dwm.geometry import transform_from_xy_yaw
+from dwm.models.dit import IMAGE_HW
 from dwm.scenes.proving_ground.city import build_city
 from dwm.scenes.proving_ground.render import Renderer
 from dwm.training.scanned_log import other_path, scan_log
@@ -27,7 +28,7 @@ def test_a_log_from_another_path_shows_what_the_drive_sees(monkeypatch):
     monkeypatch.setattr("dwm.training.scanned_log.other_path", lambda *_: aside)
     points = scan_log(town, scenario, weather, [20, 26], np.random.default_rng(0))
     images, known = ScenarioConditioner(scenario, points=points).logged(23)
-    assert images.shape == (6, 3, IMAGE_HEIGHT, IMAGE_WIDTH)
+    assert images.shape == (6, 3, *IMAGE_HW)
     assert float(known.mean()) > 0.5
     truth = render_frames(town, scenario, weather, np.array([23]))[0].astype(float)
     sure = (known[:, 0] == 1.0).repeat_interleave(2, 1).repeat_interleave(2, 2).numpy()

@@ -11,6 +11,7 @@ from dwm.errors import InputError
 from dwm.models.conditioning import TextFeatureEmbedder
 from dwm.models.dit import DiTConfig, MultiViewDiT
 from dwm.models.text_encoder import load_text_encoder
+from tests.dwm.outside_models import save_text_encoder
 from tests.dwm.test_dit_model import TINY, make_condition, make_input
 
 PROMPTS = ["a car at night", "a car"]
@@ -19,19 +20,7 @@ FEATURES = DiTConfig(**{f: getattr(TINY, f) for f in TINY.__slots__} | {"text_fe
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    transformers = pytest.importorskip("transformers")
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    words = ["<pad>", "</s>", "<unk>", "a", "car", "at", "night"]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
-    ).save_pretrained(tmp_path)
-    torch.manual_seed(0)
-    config = transformers.T5Config(vocab_size=7, d_model=12, d_kv=4, d_ff=16, num_layers=2, num_heads=2)
-    transformers.T5EncoderModel(config).save_pretrained(tmp_path)
-    return tmp_path
+    return save_text_encoder(tmp_path)
 
 
 def test_features_are_those_of_each_prompt_alone_and_zeros_behind_it(folder):

@@ -60,6 +60,7 @@ def make_config(out, *, adversary: float = 0.0, **loop) -> TrainConfig:
         views=V,
         layout_channels=2,
         text_vocabulary=5,
+        image_hw=(8 * ROWS, 8 * COLS),
         text_every=2,
     )
     settings = {"steps": 6, "batch_size": 2, "accumulate": 2, "warmup_steps": 2, "log_every": 1, "sample_every": 0}

@@ -11,17 +11,19 @@ import pytest
 import torch
 
 from dwm.codec.autoencoder import Autoencoder, CodecConfig
-from dwm.conditioning.build import IMAGE_HEIGHT, IMAGE_WIDTH, Given, ScenarioConditioner, images_to_tensor
+from dwm.conditioning.build import Given, ScenarioConditioner, images_to_tensor
 from dwm.conditioning.logged_points import LoggedPoints, Sweep, build_logged_points
 from dwm.conditioning.photos import Boxes, Shot
 from dwm.conditioning.things import Things
 from dwm.errors import InputError
+from dwm.models.dit import IMAGE_HW
 from dwm.models.weights import save_model
 from dwm.scenes.proving_ground.city import FIRST_HELD_OUT_TOWN, build_city
 from dwm.training import cache, sequences
 from dwm.training.cache import ClipCache, encode_clips, render_drives
 from dwm.training.clips import TrainingClip
 from dwm.training.config import ClipsConfig, DrivesConfig
+from dwm.training.encoding import encode
 from dwm.training.long_clips import KeyFrames, cut
 from dwm.training.sequences import Town
 
@@ -38,8 +40,8 @@ def short_drive(town: Town, seed: int):
 
 def smooth_pictures(town: Town, scenario, weather: str, frames: np.ndarray) -> np.ndarray:
     """Pictures [T, 6, H, W, 3] that tell their frame and view, in place of a render."""
-    v, u = np.mgrid[0:IMAGE_HEIGHT, 0:IMAGE_WIDTH]
-    out = np.empty((len(frames), 6, IMAGE_HEIGHT, IMAGE_WIDTH, 3), np.uint8)
+    v, u = np.mgrid[0 : IMAGE_HW[0], 0 : IMAGE_HW[1]]
+    out = np.empty((len(frames), 6, *IMAGE_HW, 3), np.uint8)
     for i, frame in enumerate(frames):
         for view in range(6):
             for c in range(3):
@@ -91,7 +93,7 @@ def test_a_drive_holds_its_runs_and_every_frame_of_them_once(made):
     assert min(fast[0], slow[0]) >= 12
     assert record["frames"] == sorted(set(fast) | set(slow))
     images = np.load(Path(drives.out) / "drive-0003-0000.npy")
-    assert images.shape == (6 * len(record["frames"]), IMAGE_HEIGHT, IMAGE_WIDTH, 3)
+    assert images.shape == (6 * len(record["frames"]), *IMAGE_HW, 3)
     expected = smooth_pictures(None, None, "", np.array(record["frames"][2:3]))[0, 4]  # type: ignore[arg-type]
     np.testing.assert_array_equal(images[2 * 6 + 4], expected)
 
@@ -226,7 +228,7 @@ def test_processes_pass_on_what_stopped_one_of_them(tmp_path):
         drives=str(tmp_path), out=str(tmp_path / "clips"), processes=2, codec_weights=str(tmp_path / "codec.safetensors")
     )
     with pytest.raises(InputError, match="no rendered drives"):
-        cache.encode_clips_in_processes(config, progress=False)
+        encode(config, encode_clips, progress=False)
 
 
 def test_held_out_towns_are_refused(tmp_path):
@@ -259,7 +261,7 @@ def test_a_drive_with_a_log_remembers_more_of_the_street_and_all_else_stays(made
             agents=np.zeros(0, np.int64), centers_m=np.zeros((0, 3)), rotations=np.zeros((0, 3, 3)), sizes_wlh_m=np.zeros((0, 3)),
             speeds_mps=np.zeros(0),
         )  # fmt: skip
-        grey = np.full((IMAGE_HEIGHT, IMAGE_WIDTH, 3), 128, np.uint8)
+        grey = np.full((*IMAGE_HW, 3), 128, np.uint8)
         shots = [Shot(image=grey, camera=c, ego_to_global=ego, boxes=nothing) for c in scenario.scene.cameras]
         return build_logged_points([Sweep(xyz_m=ring, origin_m=centre + np.array([0, 0, 1.8]), boxes=nothing)], shots)
 

@@ -17,11 +17,11 @@ from dwm.flow.rectified import NoiseConfig
 from dwm.models.dit import DiTConfig
 from dwm.models.systems import build_denoiser
 from dwm.models.weights import load_model, save_model
-from dwm.training.cache import save_clip
 from dwm.training.clips import ClipBatch, TrainingClip, collate
 from dwm.training.config import LoopConfig, TrainConfig, WorldTraining
 from dwm.training.distillation import DistillationConfig, distillation_losses, high_pass, teacher_target, total_loss
 from dwm.training.distillation_trainer import DistillationTask
+from dwm.training.encoding import save_clip
 from dwm.training.long_clips import KeyFrames, cut, cut_clips, rebased
 from dwm.training.loop import fit
 from dwm.training.run import train
@@ -34,7 +34,7 @@ V, C, ROWS, COLS = 2, 3, 4, 4
 KEYS = KeyFrames(gaps=2, stride=3)
 MODEL = DiTConfig(
     system="longdwm", d_model=16, depth=2, heads=2, modulation_width=8, injected_depth=1, local_widths=(8,), latent_channels=C,
-    views=V, layout_channels=2, text_vocabulary=5,
+    views=V, layout_channels=2, text_vocabulary=5, image_hw=(8 * ROWS, 8 * COLS),
 )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from dwm.training.clips import TrainingClip
 from dwm.training.loop import fit
 from dwm.training.world_trainer import WorldTask
 from tests.dwm.test_open_sora import CONFIG, checkpoint, save
-from tests.dwm.test_trainer_loop import ToyClips, make_config
+from tests.dwm.test_trainer_loop import COLS, ROWS, ToyClips, make_config
 
 
 class FourChannelClips(ToyClips):
@@ -25,13 +25,16 @@ class FourChannelClips(ToyClips):
     def get(self, index: int, generator: np.random.Generator) -> TrainingClip:
         clip = super().get(index, generator)
         dense = ("latents_TVCHW", "memory_TVCHW", "appearance_TVCHW")
-        return replace(clip, **{name: torch.cat([t := getattr(clip, name), t[:, :, :1]], dim=2) for name in dense})
+        text = torch.ones(len(clip.text_L), CONFIG.text_features)
+        return replace(
+            clip, text_features_LK=text, **{name: torch.cat([t := getattr(clip, name), t[:, :, :1]], dim=2) for name in dense}
+        )
 
 
 def test_a_run_starts_from_open_soras_weights_and_says_what_became_of_them(tmp_path):
     path = save(tmp_path / "sora.safetensors", checkpoint())
     config = make_config(tmp_path / "run", steps=1, accumulate=1, learning_rate=0.0)
-    model = replace(CONFIG, views=2, layout_channels=2)
+    model = replace(CONFIG, views=2, layout_channels=2, image_hw=(8 * ROWS, 8 * COLS))
     config = replace(config, initial_open_sora=str(path), world=replace(config.world, model=model))
     tensors, _ = load_tensors(fit(WorldTask(config, FourChannelClips()), config.loop))
     assert torch.equal(tensors["blocks.1.mlp.0.weight"], checkpoint()["blocks.1.mlp.fc1.weight"])
@@ -46,7 +49,7 @@ def test_two_starts_at_once_and_a_wrong_file_are_refused(tmp_path):
         WorldTask(replace(config, initial_weights="other.safetensors"), ToyClips())
     with pytest.raises(InputError, match="is not how STDiT2 is wired"):
         fit(WorldTask(config, ToyClips()), config.loop)
-    wired = replace(config, world=replace(config.world, model=CONFIG))
+    wired = replace(config, world=replace(config.world, model=replace(CONFIG, image_hw=(8 * ROWS, 8 * COLS))))
     with pytest.raises(InputError, match="no such weights file"):
         fit(WorldTask(wired, FourChannelClips()), wired.loop)
 

@@ -28,6 +28,7 @@ TINY = DiTConfig(
     stem_patch=2,
     preconditioned=False,
     latent_channels=C,
+    image_hw=(16 * ROWS, 16 * COLS),
     views=V,
     layout_channels=0,
     text_vocabulary=11,

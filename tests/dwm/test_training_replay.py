@@ -13,6 +13,7 @@ from dwm.codec.autoencoder import Autoencoder, CodecConfig
 from dwm.conditioning.build import images_to_tensor
 from dwm.conditioning.things import Things
 from dwm.errors import InputError
+from dwm.models.dit import IMAGE_HW
 from dwm.rollout.world_model import WorldModel
 from dwm.scenes.proving_ground.city import FIRST_HELD_OUT_TOWN, build_city
 from dwm.training import replay as module
@@ -26,9 +27,9 @@ def fading(latents, levels, condition):
     return 0.9 * condition.memory_BTVCHW * condition.memory_valid_BTV1HW
 
 
-def pictures(town: Town, scenario, weather: str, frames: np.ndarray) -> np.ndarray:
+def pictures(town: Town, scenario, weather: str, frames: np.ndarray, image_hw: tuple[int, int]) -> np.ndarray:
     """Uniform grey that grows with the frame, in place of a render."""
-    return np.repeat(np.uint8(frames * 2)[:, None, None, None, None], 6, 1) * np.ones((1, 1, 128, 224, 3), np.uint8)
+    return np.repeat(np.uint8(frames * 2)[:, None, None, None, None], 6, 1) * np.ones((1, 1, *image_hw, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +48,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[ReplayConfig, Autoen
         duration_s=10.0,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "open_town", lambda *_: town)
+        patch.setattr(module, "open_town", lambda *_, **__: town)
         patch.setattr(module, "drive", lambda town, seed, duration_s: sequences.drive(town, seed, duration_s, n_agents=8))
         patch.setattr(module, "render_frames", pictures)
         world = WorldModel(codec=codec, denoiser=fading, device=torch.device("cpu"), things=Things.none())
-        patch.setattr(WorldModel, "load", staticmethod(lambda *_: world))
+        patch.setattr(WorldModel, "load", staticmethod(lambda *_, **__: world))
         module.replay(config, progress=False)
     paths = sorted(Path(config.out).glob("clip-0003-0000-r*.pt"))
     return config, codec, [torch.load(path, weights_only=True) for path in paths]
@@ -76,7 +77,7 @@ def test_a_window_begins_with_what_the_model_made_last(made):
 @torch.no_grad()
 def test_what_it_should_have_made_is_the_truth(made):
     _, codec, clips = made
-    drive = images_to_tensor(pictures(None, None, "", np.arange(120)))[:, 0]  # type: ignore[arg-type]
+    drive = images_to_tensor(pictures(None, None, "", np.arange(120), IMAGE_HW))[:, 0]  # type: ignore[arg-type]
     known = codec.encode(drive)[:, :, 0, 0]  # [frame, C]
     targets = torch.cat([clip["latents"][1:, 0, :, 0, 0].float() for clip in clips])
     frames = torch.cdist(targets, known).argmin(1)
@@ -90,8 +91,8 @@ def test_what_it_should_have_made_is_the_truth(made):
 def test_finished_drives_are_left_alone(made, monkeypatch):
     config, codec, _ = made
     world = WorldModel(codec=codec, denoiser=fading, device=torch.device("cpu"), things=Things.none())
-    monkeypatch.setattr(WorldModel, "load", staticmethod(lambda *_: world))
-    monkeypatch.setattr(module, "open_town", lambda *_: pytest.fail("a town was built"))
+    monkeypatch.setattr(WorldModel, "load", staticmethod(lambda *_, **__: world))
+    monkeypatch.setattr(module, "open_town", lambda *_, **__: pytest.fail("a town was built"))
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in Path(config.out).iterdir()}
     module.replay(config, progress=False)
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in Path(config.out).iterdir()} == before

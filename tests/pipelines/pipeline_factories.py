@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from safetensors.torch import save_file
 
 from dwm.geometry import transform_from_xy_yaw
 from dwm.scenario.types import Perturbation
@@ -23,14 +24,14 @@ CHANNELS = ("CAM_FRONT", "CAM_BACK")
 
 
 def tiny_config(tmp_path: Path, n_seeds: int = 2, **fields) -> RunConfig:
-    """A run over one scene: baseline and one sampled perturbation for each seed. Weights are two small files."""
+    """A run over one scene: baseline and one sampled perturbation for each seed. Weights are two small files without weights."""
     tables = tmp_path / "world" / "v1.0-mini"
     tables.mkdir(parents=True, exist_ok=True)
     for table in TABLES:
         (tables / f"{table}.json").write_text("[]")
     (tables / "scene.json").write_text(json.dumps([{"name": "scene-0001", "token": "a" * 32, "description": "day"}]))
-    for part in ("codec", "world_model"):
-        (tmp_path / f"{part}.safetensors").write_bytes(part.encode())
+    (tmp_path / "codec.safetensors").write_bytes(b"codec")
+    save_file({}, tmp_path / "world_model.safetensors", metadata={"kind": "multi_view_dit", "config": "{}"})
     return RunConfig(
         scenes=ScenesConfig(dataroot=str(tmp_path / "world"), names=["scene-0001"]),
         scenario=ScenarioConfig(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dwm.errors import InputError
+from dwm.models.dit import IMAGE_HW
 from dwm.scenario.types import Scenario
 from dwm.scenes.nuscenes import read_scene
 from dwm.scenes.proving_ground.counterfactual import open_counterfactual
@@ -78,10 +79,10 @@ def table(pg_dataroot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     models = write_models(tmp_path)
     rendered: dict[tuple[str, int], np.ndarray] = {}
 
-    def film(_: Moment, scenario: Scenario, frames) -> np.ndarray:
+    def film(_: Moment, scenario: Scenario, frames, image_hw=IMAGE_HW) -> np.ndarray:
         for f in frames:
             if (scenario.perturbation.name, f) not in rendered:
-                rendered[scenario.perturbation.name, f] = true_frames(moment, scenario, [f])[0]
+                rendered[scenario.perturbation.name, f] = true_frames(moment, scenario, [f], image_hw)[0]
         return np.stack([rendered[scenario.perturbation.name, f] for f in frames])
 
     monkeypatch.setattr(layout, "true_frames", film)

@@ -11,6 +11,7 @@ import torch
 
 from dwm.conditioning.build import ScenarioConditioner, images_to_tensor, tensor_to_images
 from dwm.errors import InputError
+from dwm.models.dit import IMAGE_HW
 from dwm.scenario.types import Scenario
 from dwm.scenes.nuscenes import read_scene
 from dwm.scenes.proving_ground.counterfactual import open_counterfactual
@@ -67,10 +68,10 @@ def table(pg_dataroot: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
     rendered: dict[tuple[str, int], np.ndarray] = {}
 
-    def film(moment: Moment, scenario: Scenario, frames) -> np.ndarray:
+    def film(moment: Moment, scenario: Scenario, frames, image_hw=IMAGE_HW) -> np.ndarray:
         for f in frames:
             if (scenario.scene.name, f) not in rendered:
-                rendered[scenario.scene.name, f] = true_frames(moment, scenario, [f])[0]
+                rendered[scenario.scene.name, f] = true_frames(moment, scenario, [f], image_hw)[0]
         return np.stack([rendered[scenario.scene.name, f] for f in frames])
 
     def true(conditioner: ScenarioConditioner, frames) -> np.ndarray:

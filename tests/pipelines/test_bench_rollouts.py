@@ -96,7 +96,7 @@ def test_kept_frames_are_those_of_the_whole_roll_out_and_windows_after_them_are_
         RolloutConfig(window_frames=4, layout=False, appearance=False, memory="none"),
     )
     made = generate(world, conditioner, config, [2, 5])
-    first = images_to_tensor(first_images(scenario.scene, int(scenario.timestamps_us[0])))
+    first = images_to_tensor(first_images(scenario.scene, int(scenario.timestamps_us[0]), world.image_hw))
     whole = np.concatenate([tensor_to_images(c.images_NV3HW) for c in roll_out(world, conditioner, first, config, 0)])
     np.testing.assert_array_equal(made.images, whole[[1, 4]])
     assert (len(whole), made.frames) == (9, 6)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dwm.models.dit import IMAGE_HW
 from dwm.scenario.build import build_scenario
 from dwm.scenario.types import Perturbation, Scenario
 from dwm.scenes.clips import read_images
@@ -34,7 +35,7 @@ def _without(scenario: Scenario, channel: str, from_us: int) -> Scenario:
 
 
 def test_it_shows_the_log_at_its_key_frames_whatever_the_clip_does(shifted: Scenario):
-    log = logged_clip(shifted)
+    log = logged_clip(shifted, IMAGE_HW)
     assert log is not None
     assert log.frames == (0, 6)
     assert log.scenario.ego_to_global[6] == pytest.approx(shifted.baseline_ego_to_global[6])
@@ -46,11 +47,11 @@ def test_it_shows_the_log_at_its_key_frames_whatever_the_clip_does(shifted: Scen
 
 
 def test_it_ends_before_the_first_key_frame_that_lacks_an_image(shifted: Scenario):
-    log = logged_clip(_without(shifted, "CAM_BACK", int(shifted.timestamps_us[3])))
+    log = logged_clip(_without(shifted, "CAM_BACK", int(shifted.timestamps_us[3])), IMAGE_HW)
     assert log is not None
     assert log.frames == (0,)
     assert log.images.shape == (1, 6, 128, 224, 3)
 
 
 def test_without_any_image_there_is_no_reference(shifted: Scenario):
-    assert logged_clip(_without(shifted, "CAM_BACK", 0)) is None
+    assert logged_clip(_without(shifted, "CAM_BACK", 0), IMAGE_HW) is None

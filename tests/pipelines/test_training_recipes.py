@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
+from dwm.conditioning.build import cast_size
 from dwm.conditioning.layout import LAYOUT_CHANNELS
 from dwm.config import load_config
 from dwm.errors import InputError
@@ -161,6 +163,40 @@ def test_milas_stages_follow_one_another_and_learn_what_the_paper_says(recipe: s
     assert not {"blocks.0.temporal.out.weight", "blocks.4.mlp.0.weight", "stem.weight", "text.table.weight"} & one
     assert one < two == three
     assert {name for name, _ in model.named_parameters()} - two == {"text.table.weight", "text.null"}
+
+
+def test_mila_at_the_papers_size_follows_its_stages_on_nuscenes():
+    folder = FOLDER / "mila_700m"
+    names = yaml.safe_load((folder / "recipe.yaml").read_text())["recipe"]
+    before, first, clips, second, third = (load_training(folder / name, []) for name in names)
+    stages = (first, second, third)
+    assert [step.target for step in (before, clips)] == ["log_clips"] * 2
+    assert (before.log_clips.out, clips.log_clips.out) == (first.data, second.data) and second.data == third.data
+    # First stage: one rate within a clip. Later: given frames at 12 Hz, the others at 12, 2 or 1 Hz.
+    assert (before.log_clips.given_rate, clips.log_clips.given_rate) == (0, 12)
+    for one in (before.log_clips, clips.log_clips):
+        assert (tuple(one.rates), tuple(one.given), one.window_frames - max(one.given)) == ((12, 2, 1), (1, 4), 12)
+        assert (tuple(one.image_hw), one.split, one.version) == ((360, 640), "train", "v1.0-trainval")
+        assert {one.codec_weights} == {step.world.codec_weights for step in stages}
+    model = first.world.model
+    assert all(step.world.model == model for step in stages)
+    assert (tuple(model.image_hw), model.text_features, model.latent_channels, model.open_sora) == ((360, 640), 4096, 4, True)
+    assert cast_size(model.image_hw, 8) == (180, 320)
+    assert first.initial_open_sora and not second.initial_open_sora and not third.initial_open_sora
+    assert [step.initial_weights for step in stages] == ["", *(f"{step.loop.out}/weights.safetensors" for step in stages[:2])]
+    assert [step.loop.steps for step in stages] == [2000, 20000, 8000]
+    assert {(step.loop.learning_rate, step.loop.warmup_steps) for step in stages} == {(1e-4, 1000)}
+    assert {step.loop.batch_size * step.loop.accumulate * 8 for step in stages} == {64}
+    assert all(step.loop.shard and step.world.recompute_blocks for step in stages)
+    assert [step.world.noisy_anchor_share for step in stages] == [0, 0, 0.75]
+    assert {(step.world.drop_text, step.world.drop_waypoints) for step in stages} == {(0.15, 0.15)}
+    with torch.device("meta"):
+        parameters = [name for name, _ in build_denoiser(model).named_parameters()]
+    one, two, three = ({n for n in parameters if any(fnmatch(n, p) for p in step.world.trainable)} for step in stages)
+    assert {"blocks.0.spatial.out.weight", "blocks.27.mlp.0.weight", "frame.waypoints.layers.0.weight", "head.weight"} <= one
+    assert not {"blocks.0.temporal.out.weight", "blocks.26.mlp.0.weight", "blocks.0.text_gate"} & one
+    assert one < two == three
+    assert set(parameters) - two == {name for name in parameters if name.startswith("text.")}
 
 
 @pytest.mark.parametrize("name", ["world.yaml", "gpu_world.yaml"])
