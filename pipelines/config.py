@@ -86,9 +86,7 @@ class ModelConfig:
 
     codec: str = "weights/codec.safetensors"  # an own file, or diffusers:<folder or hub id>[#subfolder]
     world_model: str = "weights/world_model.safetensors"
-    fine_model: str | None = (
-        None  # for frames between key frames (strategy hierarchical); none: the world model makes these too
-    )
+    fine_model: str | None = None  # for frames between key frames (hierarchical); none: the world model's own
     things: str | None = None  # how things look that no frame has shown yet; none: the world model makes them up
     text_encoder: str | None = None  # folder or hub id of the T5 whose features the world model reads; none: words of its own
 
@@ -141,15 +139,26 @@ class RunConfig:
     seed: int = 0
 
 
+# Settings that came after there were runs, with the value at which they change nothing.
+_LATER: dict[str, dict[str, Any]] = {
+    "scenario": {"mix": None},
+    "model": {"text_encoder": None, "fine_model": None},
+    "rollout": {"gaps_at_once": 4, "correct_anchors": True},
+}
+
+
+def identity_of(section: str, settings: Any) -> dict[str, Any]:
+    """What a section of the configuration counts as: older runs keep their identity when a setting is added."""
+    later = _LATER.get(section, {})
+    return {name: value for name, value in asdict(settings).items() if name not in later or value != later[name]}
+
+
 def config_sha256(config: RunConfig) -> str:
     """Identity of a run: everything but the place it is written to and the machines it runs on."""
     fields: dict[str, Any] = asdict(config)
     del fields["execution"], fields["out"]
+    fields |= {section: identity_of(section, getattr(config, section)) for section in _LATER}
     fields["scenario"]["perturbations"] = [asdict(entry) for entry in config.scenario.listed]
-    if config.scenario.mix is None:
-        del fields["scenario"]["mix"]  # runs from before there were mixes keep their identity
-    if config.model.text_encoder is None:
-        del fields["model"]["text_encoder"]  # nor do those from before there were text encoders lose theirs
     return hashlib.sha256(canonical_json(fields)).hexdigest()
 
 

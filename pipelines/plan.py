@@ -20,7 +20,6 @@ import numpy as np
 
 from dwm.config import to_yaml
 from dwm.errors import InputError
-from dwm.rollout.config import RolloutConfig
 from dwm.scenario.types import Perturbation
 from pipelines.atomic import (
     canonical_json,
@@ -31,7 +30,7 @@ from pipelines.atomic import (
     sha256_file,
     write_atomic,
 )
-from pipelines.config import RunConfig, config_sha256
+from pipelines.config import RunConfig, config_sha256, identity_of
 from pipelines.layout import RunLayout
 from pipelines.provenance import git_state, package_versions
 from pipelines.schema import SCHEMA_VERSION
@@ -230,7 +229,7 @@ def _shard(
         "scene": scene.token, "scene_row": scene.fingerprint, "start_s": float(start_s),
         "duration_s": float(scenario.duration_s), "fps": float(scenario.fps), "perturbation": perturbation.name,
         "params": {key: float(value) for key, value in perturbation.params.items()}, "severity": float(perturbation.severity),
-        "seed": seed, "rollout": _rollout_identity(config.rollout), "video": asdict(config.video), "weights": weights_sha,
+        "seed": seed, "rollout": identity_of("rollout", config.rollout), "video": asdict(config.video), "weights": weights_sha,
         "generator_version": GENERATOR_VERSION, "schema_version": SCHEMA_VERSION,
     }  # fmt: skip
     minutes = round(scenario.duration_s * scenario.fps) * config.execution.seconds_per_frame / 60
@@ -239,12 +238,6 @@ def _shard(
         start_s=float(start_s), duration_s=float(scenario.duration_s), fps=float(scenario.fps),
         perturbation=perturbation, seed=seed, predicted_minutes=minutes, infeasible=infeasible,
     )  # fmt: skip
-
-
-def _rollout_identity(rollout: RolloutConfig) -> dict[str, Any]:
-    """Its settings; those that came later are left out where they change nothing, so that older runs keep their ids."""
-    later = {"gaps_at_once": 4, "correct_anchors": True}
-    return {name: value for name, value in asdict(rollout).items() if name not in later or value != later[name]}
 
 
 def _perturbation(entry: Any, scene: SceneRef, seed: int, sample: PerturbationSampler, number: int) -> Perturbation:

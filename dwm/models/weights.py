@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,8 @@ MODELS: dict[str, tuple[type, Callable[[Any], nn.Module]]] = {
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """All tensors and the metadata of a safetensors file; InputError when missing, broken, or not finite."""
-    if not path.is_file():
-        raise InputError(path, "no such weights file", "train some with `roadreel train`, or give a .safetensors file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors, metadata = {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(path, f"not a readable safetensors file ({error})", "copy or train the weights again") from error
+    with _opened(path) as file:
+        tensors, metadata = {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     for key, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise InputError(path, f"tensor '{key}' holds NaN or Inf", "the training diverged or the file is damaged")
@@ -81,14 +77,21 @@ def load_model(path: Path, kind: str | None = None) -> tuple[Any, Any]:
 
 def load_config_of(path: Path, kind: str) -> Any:
     """The configuration of the model in a file, without its weights; InputError as ``load_model``."""
+    with _opened(path) as file:
+        metadata = dict(file.metadata() or {})
+    return _config(_kind(metadata, kind, path)[0], metadata, path)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file; InputError where it is missing or cannot be read."""
     if not path.is_file():
         raise InputError(path, "no such weights file", "train some with `roadreel train`, or give a .safetensors file")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
+            yield file
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(path, f"not a readable safetensors file ({error})", "copy or train the weights again") from error
-    return _config(_kind(metadata, kind, path)[0], metadata, path)
 
 
 def _kind(metadata: Mapping[str, str], kind: str | None, path: Path) -> tuple[type, Callable[[Any], nn.Module]]:

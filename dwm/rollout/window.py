@@ -110,8 +110,7 @@ def denoise_windows(session: Session, asks: Sequence[Ask], *, fine: bool = False
         )
         for ask in asks
     ]  # fmt: skip
-    noise, clean, rough = (torch.stack(tensors) for tensors in list(zip(*starts, strict=True))[:3])
-    mask, levels = (torch.stack(tensors) for tensors in list(zip(*starts, strict=True))[3:])
+    noise, clean, rough, mask, levels = (torch.stack(tensors) for tensors in zip(*starts, strict=True))
     model: Denoiser = world.fine if fine and world.fine is not None else world.denoiser
     latents = denoise(
         model, noise, clean, mask, joined([window.condition for window in windows]), config.steps, config.guidance,

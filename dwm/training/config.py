@@ -62,9 +62,7 @@ class WorldTraining:
     shortcut_clips: int = 0  # clips that the linear shortcut is solved on before the first step; 0 leaves it to training
     adversary: float = 0.0  # strength of a critic's pull, as a share of the squared error's; 0 trains without one
     anchor_share: float = 0.25  # clips whose last frame is given too
-    noisy_anchor_share: float = (
-        0.0  # of the others, those whose last frame is an anchor to be corrected (MiLA's third stage: 0.75)
-    )
+    noisy_anchor_share: float = 0.0  # of the others, whose last frame is an anchor to be corrected (MiLA's third stage: 0.75)
     dirty_condition_share: float = 0.3  # clips whose given frames carry a little noise, like the model's own outputs
     dirty_condition_level: float = 0.85  # least level of those frames
     progressive_share: float = 0.15  # clips with earlier frames cleaner
@@ -75,13 +73,9 @@ class WorldTraining:
     drop_memory: float = 0.2
     drop_appearance: float = 0.2
     mask_ratio: float = 0.25  # maskgwm: tokens of every row that are dropped; 0 drops none
-    mask_time_share: float = (
-        0.5  # maskgwm: clips whose frames drop different tokens (M_time); the others drop the same (M_spatial)
-    )
+    mask_time_share: float = 0.5  # maskgwm: clips whose frames drop different tokens (M_time, else M_spatial)
     most_given: int = 0  # leading frames given, drawn for each clip from 0 to this many (maskgwm: 3); 0 leaves it to the clip
-    cut: str = (
-        "whole"  # what of a clip is learnt: the "whole", its "coarse" key frames, or a "dense" window between two of them
-    )
+    cut: str = "whole"  # what of a clip is learnt: all, its "coarse" key frames, or a "dense" window between two of them
     key_frames: KeyFrames = field(default_factory=KeyFrames)  # of long clips
     distillation: DistillationConfig = field(default_factory=DistillationConfig)  # for the target "distillation"
     frames_per_clip: int = 0  # frames of a clip that a step looks at, the given ones among them; 0 is all

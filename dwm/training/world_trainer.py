@@ -141,6 +141,9 @@ def _check(config: WorldTraining) -> None:
         raise InputError("world.mask_ratio", f"{config.mask_ratio} of the tokens cannot be dropped", "give 0 or more, below 1")
     if not 0 <= config.mask_time_share <= 1:
         raise InputError("world.mask_time_share", f"{config.mask_time_share} is not a probability", "give 0 to 1")
+    if config.shortcut_clips and not config.model.preconditioned:
+        fix = "set it to 0: the shortcut is part of preconditioned models"
+        raise InputError("world.shortcut_clips", f"{config.shortcut_clips} of a model without a shortcut", fix)
     if config.most_given < 0:
         raise InputError("world.most_given", f"{config.most_given} frames cannot be given", "give 0 or more")
 
@@ -180,7 +183,8 @@ class WorldTask:
             self.model: nn.Module = (Duel if config.world.adversary else build_denoiser)(config.world.model)
         if config.initial_shell:
             path = Path(config.initial_shell)
-            fit_shared(_denoiser(self.model), load_tensors(path)[0], path)
+            shared = fit_shared(_denoiser(self.model), load_tensors(path)[0], path)
+            logger.info("%d tensors of the model start as in %s", len(shared), path)
         if config.initial_weights and config.initial_open_sora:
             raise InputError("initial_open_sora", "initial_weights is given too", "start from one of them")
         _denoiser(self.model).recompute = config.world.recompute_blocks

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -19,7 +19,7 @@ from dwm.conditioning.build import ScenarioConditioner, images_to_tensor, tensor
 from dwm.conditioning.relight import given_frame
 from dwm.errors import InputError
 from dwm.rollout.config import RolloutConfig
-from dwm.rollout.strategies import roll_out
+from dwm.rollout.strategies import Chunk, roll_out
 from dwm.rollout.world_model import WorldModel
 from dwm.scenario.build import build_scenario
 from dwm.scenario.types import Perturbation, Scenario
@@ -110,8 +110,9 @@ def first_feasible(
 
 
 def generate(
-    world: WorldModel, conditioner: ScenarioConditioner, config: RolloutConfig, frames: Sequence[int], seed: int = 0
-) -> Made:
+    world: WorldModel, conditioner: ScenarioConditioner, config: RolloutConfig, frames: Sequence[int], seed: int = 0,
+    on_chunk: Callable[[Chunk], None] = lambda _: None,
+) -> Made:  # fmt: skip
     """Rolls out from the log's images, relit as the scenario asks, to the last of ``frames`` (rising, from 1 on); keeps these alone."""
     scenario = conditioner.scenario
     logged = first_images(scenario.scene, int(scenario.timestamps_us[0]), world.image_hw)
@@ -119,6 +120,7 @@ def generate(
     kept: dict[int, Images] = {}
     asked, done, started = set(frames), 0, time.perf_counter()
     for chunk in roll_out(world, conditioner, first, config, seed):
+        on_chunk(chunk)
         for i, image in enumerate(chunk.images_NV3HW):
             if chunk.first_frame + i in asked:
                 kept[chunk.first_frame + i] = tensor_to_images(image)

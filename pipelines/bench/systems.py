@@ -20,26 +20,34 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
-from dwm.conditioning.build import ScenarioConditioner, images_to_tensor, tensor_to_images
-from dwm.conditioning.relight import given_frame
+from dwm.conditioning.build import ScenarioConditioner
 from dwm.config import load_config
 from dwm.errors import InputError
 from dwm.models.weights import load_config_of, weights_sha256
 from dwm.rollout.config import RolloutConfig
-from dwm.rollout.strategies import roll_out
+from dwm.rollout.strategies import Chunk
 from dwm.rollout.world_model import WorldModel
 from dwm.scenario.perturbations import BASELINE
 from dwm.scenario.types import Scenario
+from evaluators.buckets import BUCKET_S
 from evaluators.counterfactual import psnr_db
 from evaluators.detector.inference import Detector
 from evaluators.frechet_features import CLIP_FRAMES, FrechetFeatures
-from pipelines.bench.rollouts import FPS, Images, Moment, first_feasible, rejections, size, starting_moments, true_frames
+from pipelines.bench.rollouts import (
+    FPS,
+    Images,
+    Moment,
+    first_feasible,
+    generate,
+    rejections,
+    size,
+    starting_moments,
+    true_frames,
+)
 from pipelines.bench.systems_run import Cost, Counted, Run, Scored, Stopwatch, load_run, save_run
 from pipelines.bench.systems_table import systems_table
 from pipelines.clip_scores import detect_frames, visible_labels
-from pipelines.worker import first_images
 
-BUCKET_S = 10.0
 _DETECTED_EVERY = 6  # frames
 _LOGGED_S = 1.0  # of log that must be left at a starting moment
 _INDEPENDENT = ("divide_and_conquer", "hierarchical")  # strategies whose windows between key frames need no other window
@@ -141,10 +149,6 @@ class _Clip:
             self._truth = [true_frames(self.moment, self.scenario, frames, self.image_hw) for frames in self.buckets]
         return self._truth
 
-    def first(self) -> Images:
-        logged = first_images(self.scenario.scene, int(self.scenario.timestamps_us[0]), self.image_hw)
-        return given_frame(self.scenario, self.conditioner, logged)
-
     def scored(self, images: Images, b: int, features: FrechetFeatures) -> Scored:
         """What frames of bucket ``b`` show."""
         chosen = list(range(len(images) - 1, -1, -_DETECTED_EVERY))[::-1]
@@ -203,22 +207,17 @@ class _Bench:
             raise InputError("systems", problem, "compare models of one image size")
         counted = Counted(world.denoiser)
         fine = None if world.fine is None else Counted(world.fine)
-        # A fresh conditioner: what another variant has computed must not be this one's head start.
-        conditioner = world.conditioner(clip.scenario)
-        asked, kept, done = {f for frames in clip.buckets[:buckets] for f in frames}, dict[int, Images](), 0
-        first = images_to_tensor(clip.first(), world.device)
         watch = Stopwatch()
-        for chunk in roll_out(replace(world, denoiser=counted, fine=fine), conditioner, first, rollout, 0):
+
+        def on_chunk(chunk: Chunk) -> None:
             watch.chunk(next_is_independent=bool(chunk.after.ahead) and rollout.strategy in _INDEPENDENT)
-            for i, image in enumerate(chunk.images_NV3HW):
-                if chunk.first_frame + i in asked:
-                    kept[chunk.first_frame + i] = tensor_to_images(image)
-            done = chunk.first_frame + len(chunk.images_NV3HW) - 1
-            if done >= max(asked):
-                break
+
+        # A fresh conditioner: what another variant has computed must not be this one's head start.
+        conditioner, frames = world.conditioner(clip.scenario), [f for bucket in clip.buckets[:buckets] for f in bucket]
+        made = generate(replace(world, denoiser=counted, fine=fine), conditioner, rollout, frames, on_chunk=on_chunk)
         cost = Cost(
             seconds=watch.seconds, seconds_side_by_side=watch.in_a_row, passes=counted.windows + (fine.windows if fine else 0),
-            frames=done,
+            frames=made.frames,
         )  # fmt: skip
-        parts = [np.stack([kept[f] for f in frames]) for frames in clip.buckets[:buckets]]
+        parts = np.split(made.images, buckets)
         return Run(buckets=tuple(clip.scored(images, b, self._features) for b, images in enumerate(parts)), cost=cost)

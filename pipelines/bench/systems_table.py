@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluators.boxes import Boxes
+from evaluators.buckets import BUCKET_S
 from evaluators.detection import evaluate_boxes_in_memory
 from evaluators.frechet import ClipSums, frechet_distance, score_frechet
 from evaluators.protocol import Interval, bootstrap_interval
 from pipelines.bench.systems_run import Run, Scored
 
 Array = NDArray[np.float64]
-BUCKET_S = 10.0
 _RESAMPLES = 200
 _HEAD = ("variant", "time", "clips", "FVD-pg", "FID-pg", "PSNR [dB]", "mAP of truth's", "s a frame", "side by side", "passes")
 

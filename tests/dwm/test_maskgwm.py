@@ -170,12 +170,17 @@ def test_attention_within_a_view_equals_a_loop_over_its_tokens():
     torch.testing.assert_close(block(tokens, frame), axial_twin(block, tokens, frame, sequences, None), atol=1e-5, rtol=1e-5)
 
 
-@torch.no_grad()
-def test_a_joint_block_equals_one_attention_over_text_and_image_with_weights_of_their_own():
+def make_joint(*, last: bool) -> JointBlock:
     torch.manual_seed(0)
-    block = JointBlock(8, 2, 2.0, last=False)
+    block = JointBlock(8, 2, 2.0, last=last)
     for parameter in block.parameters():
         parameter.data += 0.3 * torch.randn(parameter.shape)
+    return block
+
+
+@torch.no_grad()
+def test_a_joint_block_equals_one_attention_over_text_and_image_with_weights_of_their_own():
+    block = make_joint(last=False)
     image, text, frame, seen = (
         torch.randn(1, 4, 8),
         torch.randn(1, 3, 8),
@@ -206,10 +211,7 @@ def test_a_joint_block_equals_one_attention_over_text_and_image_with_weights_of_
 
 @torch.no_grad()
 def test_the_last_joint_block_reads_the_text_and_leaves_it():
-    torch.manual_seed(0)
-    block = JointBlock(8, 2, 2.0, last=True)
-    for parameter in block.parameters():
-        parameter.data += 0.3 * torch.randn(parameter.shape)
+    block = make_joint(last=True)
     image, text, frame, seen = torch.randn(1, 4, 8), torch.randn(1, 3, 8), torch.randn(1, 8), torch.ones(1, 3, dtype=torch.bool)
     changed, left = block(image, text, frame, seen)
     assert torch.equal(left, text)

@@ -89,3 +89,10 @@ def test_recomputing_changes_no_bit_of_a_run_nor_what_is_stored(system, tmp_path
     assert all(torch.equal(tensor, again_tensors[name]) for name, tensor in tensors.items())
     assert not MultiViewDiT(CONFIG).recompute
     assert "recompute" not in load_tensors(save_model(task.model, tmp_path / "w.safetensors", {}))[1]["config"]
+
+
+def test_a_shortcut_is_solved_only_where_there_is_one(tmp_path):
+    config = make_config(tmp_path)
+    world = replace(config.world, shortcut_clips=2, model=replace(config.world.model, preconditioned=False))
+    with pytest.raises(InputError, match=r"world\.shortcut_clips: 2 of a model without a shortcut; set it to 0"):
+        WorldTask(replace(config, world=world), ToyClips())

@@ -10,29 +10,13 @@ from torch import Tensor
 
 from dwm.errors import InputError
 from dwm.flow.rectified import NoiseConfig
-from dwm.models.dit import DiTConfig
 from dwm.models.masking import TokenMask
 from dwm.training.clips import TrainingClip, collate
 from dwm.training.config import LoopConfig, TrainConfig, WorldTraining
 from dwm.training.world_trainer import WorldTask
+from tests.dwm.test_maskgwm import COLS, ROWS, TINY, C, T, V
 
-T, V, ROWS, COLS, C = 4, 2, 2, 4, 3  # tokens; one is 2 x 2 latent pixels
-TINY = DiTConfig(
-    system="maskgwm",
-    d_model=16,
-    depth=3,
-    decoder_depth=1,
-    heads=2,
-    mlp_ratio=2,
-    local_widths=(),
-    stem_patch=2,
-    preconditioned=False,
-    latent_channels=C,
-    image_hw=(16 * ROWS, 16 * COLS),
-    views=V,
-    layout_channels=0,
-    text_vocabulary=11,
-)
+SMALL = replace(TINY, image_hw=(16 * ROWS, 16 * COLS))
 
 
 class ToyClips:
@@ -62,7 +46,7 @@ class ToyClips:
 
 def make_task(**settings) -> WorldTask:
     world = WorldTraining(
-        model=TINY, held_out=1, drop_memory=1.0, dirty_condition_share=0.0, anchor_share=0.0,
+        model=SMALL, held_out=1, drop_memory=1.0, dirty_condition_share=0.0, anchor_share=0.0,
         noise=NoiseConfig(robust=0.0, pure_noise_share=0.0), **settings,
     )  # fmt: skip
     return WorldTask(TrainConfig(world=world, loop=LoopConfig(device="cpu")), ToyClips())
@@ -120,7 +104,7 @@ def test_masks_come_from_the_steps_generator_with_the_noise_that_frames_carry():
     torch.testing.assert_close(latents[:, 1:], mixed[:, 1:])
 
 
-@pytest.mark.parametrize("change", [{"mask_ratio": 0.0}, {"model": replace(TINY, system="mila")}])
+@pytest.mark.parametrize("change", [{"mask_ratio": 0.0}, {"model": replace(SMALL, system="mila")}])
 def test_nothing_is_masked_at_ratio_zero_and_in_other_systems(change):
     task = make_task()
     task.config = replace(task.config, world=replace(task.config.world, **change))
