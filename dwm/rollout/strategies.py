@@ -29,7 +29,7 @@ from dwm.rollout.world_model import WorldModel
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """Consecutive new frames."""
+    """Consecutive new frames; none where only key frames further ahead were made."""
 
     first_frame: int
     images_NV3HW: Tensor  # in [-1, 1], on the world model's device
@@ -108,15 +108,25 @@ def _next_window(session: Session, state: State, frames: list[int]) -> Chunk:
 
 
 def _divide_and_conquer(session: Session, state: State) -> Chunk:
-    ahead = state.ahead or _low_rate(session, state.given, _stride(session), to_end=True)
+    if not state.ahead:
+        return _key_frames(session, state)
+    ahead = state.ahead
     while ahead[0].frame - state.given[-1].frame >= session.config.window_frames:
         ahead = [*_between(session, state.given[-1], ahead[0]), *ahead]
     return _filled(session, state.given[-1], ahead, gaps=1, fine=False)
 
 
 def _hierarchical(session: Session, state: State) -> Chunk:
-    ahead = state.ahead or _low_rate(session, state.given, _stride(session), to_end=True)
-    return _filled(session, state.given[-1], ahead, gaps=session.config.gaps_at_once, fine=True)
+    if not state.ahead:
+        return _key_frames(session, state)
+    return _filled(session, state.given[-1], state.ahead, gaps=session.config.gaps_at_once, fine=True)
+
+
+def _key_frames(session: Session, state: State) -> Chunk:
+    """A chunk of its own: all that later key frames wait for, and no gap does for another."""
+    ahead = _low_rate(session, state.given, _stride(session), to_end=True)
+    none = state.given[-1].images_V3HW[None][:0]
+    return Chunk(first_frame=state.given[-1].frame + 1, images_NV3HW=none, after=State(given=state.given, ahead=ahead))
 
 
 def _filled(session: Session, start: Given, ahead: list[Given], *, gaps: int, fine: bool) -> Chunk:

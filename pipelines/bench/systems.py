@@ -50,7 +50,7 @@ from pipelines.clip_scores import detect_frames, visible_labels
 
 _DETECTED_EVERY = 6  # frames
 _LOGGED_S = 1.0  # of log that must be left at a starting moment
-_INDEPENDENT = ("divide_and_conquer", "hierarchical")  # strategies whose windows between key frames need no other window
+_BETWEEN_KEY_FRAMES = ("divide_and_conquer", "hierarchical")  # strategies whose new frames no later chunk waits for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,13 +210,13 @@ class _Bench:
         watch = Stopwatch()
 
         def on_chunk(chunk: Chunk) -> None:
-            watch.chunk(next_is_independent=bool(chunk.after.ahead) and rollout.strategy in _INDEPENDENT)
+            watch.chunk(waited_for=rollout.strategy not in _BETWEEN_KEY_FRAMES or not len(chunk.images_NV3HW))
 
         # A fresh conditioner: what another variant has computed must not be this one's head start.
         conditioner, frames = world.conditioner(clip.scenario), [f for bucket in clip.buckets[:buckets] for f in bucket]
         made = generate(replace(world, denoiser=counted, fine=fine), conditioner, rollout, frames, on_chunk=on_chunk)
         cost = Cost(
-            seconds=watch.seconds, seconds_side_by_side=watch.in_a_row, passes=counted.windows + (fine.windows if fine else 0),
+            seconds=watch.seconds, seconds_side_by_side=watch.seconds_side_by_side, passes=counted.windows + (fine.windows if fine else 0),
             frames=made.frames,
         )  # fmt: skip
         parts = np.split(made.images, buckets)

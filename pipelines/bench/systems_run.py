@@ -65,19 +65,26 @@ class Run:
 
 
 class Stopwatch:
-    """Seconds of a roll-out chunk by chunk: a chunk that needs nothing of the one before could have run beside it."""
+    """Seconds of a roll-out chunk by chunk, as they passed and had all chunks that wait for no other run at once."""
 
     def __init__(self) -> None:
-        self._last, self._beside = time.perf_counter(), False
-        self.seconds = self.in_a_row = 0.0
+        self._last = time.perf_counter()
+        self._in_a_row = self._longest_beside = self.seconds = 0.0
 
-    def chunk(self, *, next_is_independent: bool) -> None:
-        """A chunk is done, and the next one starts now."""
+    def chunk(self, *, waited_for: bool) -> None:
+        """A chunk is done; ``waited_for``: later ones needed it."""
         now = time.perf_counter()
-        self.seconds += now - self._last
-        if not self._beside:
-            self.in_a_row += now - self._last
-        self._last, self._beside = now, next_is_independent
+        took, self._last = now - self._last, now
+        self.seconds += took
+        if waited_for:
+            self._in_a_row += took
+        else:
+            self._longest_beside = max(self._longest_beside, took)
+
+    @property
+    def seconds_side_by_side(self) -> float:
+        """All chunks that others waited for, then the longest of the rest."""
+        return self._in_a_row + self._longest_beside
 
 
 def save_run(run: Run, path: Path) -> None:

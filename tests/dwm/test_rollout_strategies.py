@@ -102,7 +102,7 @@ def run(
 
 
 def spans(chunks: list[Chunk]) -> list[tuple[int, int]]:
-    return [(c.first_frame, c.first_frame + len(c.images_NV3HW) - 1) for c in chunks]
+    return [(c.first_frame, c.first_frame + len(c.images_NV3HW) - 1) for c in chunks if len(c.images_NV3HW)]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -192,10 +192,11 @@ def test_a_hierarchy_is_one_coarse_pass_of_12n_plus_1_frames_and_gaps_side_by_si
     total = 3 * 12 + 1
     chunks, conditioner, oracle = run(total, strategy="hierarchical", window_frames=13, anchor_fps=1.0, gaps_at_once=2, steps=1)
     assert [a.frames for a in conditioner.asked] == [[0, 12, 24, 36], *(list(range(12 * i, 12 * i + 13)) for i in range(3))]
+    assert len(chunks[0].images_NV3HW) == 0 and [g.frame for g in chunks[0].after.ahead] == [12, 24, 36]
     assert spans(chunks) == [(1, 24), (25, 36)]
     assert [len(latents) for latents in oracle.batches] == [1, 2, 1]
     # A junction frame comes once: as the key frame that both its gaps are given.
-    for chunk in chunks:
+    for chunk in chunks[1:]:
         assert torch.equal(chunk.images_NV3HW[-1], chunk.after.given[0].images_V3HW)
     fine = [(frames, levels) for frames, _, levels in oracle.seen if len(frames) == 13]
     assert all((levels == 1).nonzero()[:, 0].tolist() == [0, 12] for _, levels in fine)

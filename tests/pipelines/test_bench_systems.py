@@ -57,13 +57,13 @@ def test_a_run_comes_back_as_it_was_kept(tmp_path: Path):
             assert np.array_equal(getattr(mine.labels[1], field.name), getattr(theirs.labels[1], field.name))
 
 
-def test_time_side_by_side_leaves_out_chunks_that_need_nothing_of_the_one_before(monkeypatch):
-    now = iter([0.0, 5.0, 6.0, 7.0, 12.0, 13.0])
+def test_time_side_by_side_is_that_of_what_others_wait_for_and_of_the_longest_of_the_rest(monkeypatch):
+    now = iter([0.0, 5.0, 6.0, 8.0, 12.0, 13.0])
     monkeypatch.setattr(systems_run.time, "perf_counter", lambda: next(now))
     watch = Stopwatch()
-    for independent in (True, True, False, True, False):  # key frames and a gap, two gaps, key frames and a gap, a gap
-        watch.chunk(next_is_independent=independent)
-    assert (watch.seconds, watch.in_a_row) == (13.0, 10.0)
+    for waited_for in (True, False, False, True, False):  # key frames, two gaps, key frames, a gap
+        watch.chunk(waited_for=waited_for)
+    assert (watch.seconds, watch.seconds_side_by_side) == (13.0, 5.0 + 4.0 + 2.0)
 
 
 def test_the_truth_itself_is_at_no_distance_and_finds_what_truth_finds():
