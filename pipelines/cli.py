@@ -221,6 +221,7 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--out", type=Path, help="scenarios, traffic: where to draw the figure (PNG); systems: folder of what is done"
     )
+    parser.add_argument("--processes", type=int, default=1, help="systems: clips made at a time, each on one thread")
 
 
 def _bench(arguments: argparse.Namespace) -> int:

@@ -23,7 +23,7 @@ BENCHES: dict[str, Bench] = {
     "world_model": Bench(arguments=(*_WORLD, "cases", "steps")),
     "layout": Bench(arguments=(*_WORLD, "detector", "cases", "duration", "contrast", "steps")),
     "memory": Bench(arguments=(*_WORLD, "detector", "cases", "duration", "steps"), duration_s=10.0),
-    "systems": Bench(arguments=(*_WORLD, "detector", "cases", "duration", "systems", "out")),
+    "systems": Bench(arguments=(*_WORLD, "detector", "cases", "duration", "systems", "out", "processes")),
     "conditions": Bench(arguments=(*_WORLD, "cases", "steps")),
     "labels": Bench(arguments=("dataroot", "version", "things")),
     "scenarios": Bench(arguments=("dataroot", "version", "cases", "duration", "out")),

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
@@ -76,31 +79,65 @@ class SystemsConfig:
 
 def bench_systems(
     dataroot: Path, version: str, codec: Path, weights: Path, things: Path, detector: Path, cases: int, duration_s: float,
-    systems: Path, out: Path | None,
+    systems: Path, out: Path | None, processes: int = 1,
 ) -> str:  # fmt: skip
-    """The table as Markdown; ``cases`` starting moments, ``duration_s`` long, buckets of 10 s that fit into it."""
+    """The table as Markdown; ``cases`` starting moments, ``duration_s`` long, buckets of 10 s that fit into it.
+
+    Of several ``processes`` each makes a part of the clips on one thread.
+    """
     config = load_config(SystemsConfig, systems)
     _check(config, systems, duration_s)
-    folder = out or Path("out/bench/systems")
-    judge = Detector.load(detector)
-    moments = starting_moments(dataroot, version, cases, _LOGGED_S)
-    rejected = Counter[str]()
-    held = [(m, s) for m in moments if (s := first_feasible(m, (BASELINE,), duration_s, rejected, "as driven"))]
-    bench = _Bench(config, codec, weights, things, judge, folder)
-    image_hw = load_config_of(weights, "multi_view_dit").image_hw
-    runs: dict[str, list[Run]] = {}
-    with tqdm(total=len(held) * (1 + len(config.variants)), desc="clips", disable=None) as bar:
-        for moment, scenario in held:
-            clip = _Clip(moment, scenario, judge, config.scored_s, duration_s, image_hw)
-            for name, run in bench.of(clip, duration_s):
-                runs.setdefault(name, []).append(run)
-                bar.update()
-    scenes = len({moment.scene.name for moment, _ in held})
+    if processes < 1:
+        raise InputError("--processes", f"{processes}", "give 1 or more")
+    order = _Order(
+        config=config, dataroot=dataroot, version=version, codec=codec, weights=weights, things=things, detector=detector,
+        cases=cases, duration_s=duration_s, folder=out or Path("out/bench/systems"),
+    )  # fmt: skip
+    if processes > 1:
+        spawn = multiprocessing.get_context("spawn")  # a forked process cannot use the GPU
+        with ProcessPoolExecutor(processes, spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for part in [pool.submit(_make, order, part, processes) for part in range(processes)]:
+                part.result()
+    scenes, runs, rejected = _make(order)
+    size_px, judge = size(load_config_of(weights, "multi_view_dit").image_hw), weights_sha256(detector)[:12]
     lines = [
-        f"{len(held)} starting moments of {scenes} scenes, as driven; scored: the last {config.scored_s:g} s of every {BUCKET_S:g} s; six cameras, "
-        f"{size(image_hw)}; detector {judge.sha256[:12]}"
+        f"{len(scenes)} starting moments of {len(set(scenes))} scenes, as driven; scored: the last {config.scored_s:g} s of every "
+        f"{BUCKET_S:g} s; six cameras, {size_px}; detector {judge}; {processes} at a time"
     ]  # fmt: skip
     return "\n".join([*lines, *systems_table(runs, [tuple(pair) for pair in config.comparisons]), *rejections(rejected)])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Order:
+    """What is to be made, as every process gets it."""
+
+    config: SystemsConfig
+    dataroot: Path
+    version: str
+    codec: Path
+    weights: Path
+    things: Path
+    detector: Path
+    cases: int
+    duration_s: float
+    folder: Path
+
+
+def _make(order: _Order, part: int = 0, of: int = 1) -> tuple[list[str], dict[str, list[Run]], Counter[str]]:
+    """Every ``of``-th clip from ``part`` on, made or found: names of their scenes, runs by variant, what could not be driven."""
+    config, rejected, runs = order.config, Counter[str](), dict[str, list[Run]]()
+    judge = Detector.load(order.detector)
+    moments = starting_moments(order.dataroot, order.version, order.cases, _LOGGED_S)[part::of]
+    held = [(m, s) for m in moments if (s := first_feasible(m, (BASELINE,), order.duration_s, rejected, "as driven"))]
+    bench = _Bench(config, order.codec, order.weights, order.things, judge, order.folder)
+    image_hw = load_config_of(order.weights, "multi_view_dit").image_hw
+    with tqdm(total=len(held) * (1 + len(config.variants)), desc="clips", disable=True if part else None) as bar:
+        for moment, scenario in held:
+            clip = _Clip(moment, scenario, judge, config.scored_s, order.duration_s, image_hw)
+            for name, run in bench.of(clip, order.duration_s):
+                runs.setdefault(name, []).append(run)
+                bar.update()
+    return [moment.scene.name for moment, _ in held], runs, rejected
 
 
 def rollout_of(config: SystemsConfig, variant: Variant, where: Path) -> RolloutConfig:

@@ -16,6 +16,7 @@ from pipelines.bench import systems_run
 from pipelines.bench.systems import SystemsConfig, Variant, bench_systems, rollout_of
 from pipelines.bench.systems_run import Cost, Run, Scored, Stopwatch, load_run, save_run
 from pipelines.bench.systems_table import systems_table
+from tests.pipelines.tiny_models import VERSION, write_models
 
 
 def boxes(count: int, aside_m: float = 0.0) -> Boxes:
@@ -137,3 +138,27 @@ def test_all_strategies_are_compared():
     path = Path("conf/bench/systems.yaml")
     config = load_config(SystemsConfig, path)
     assert {rollout_of(config, variant, path).strategy for variant in config.variants} == set(STRATEGIES)
+
+
+def test_processes_share_the_clips_and_the_table_is_that_of_one(pg_dataroot: Path, tmp_path: Path):
+    models = write_models(tmp_path / "models")
+    (tmp_path / "systems.yaml").write_text(
+        "scored_s: 1.0\nrollout: {window_frames: 24, memory: none, appearance: false}\nvariants:\n"
+        "  - {name: recurrent}\n  - {name: hierarchical, rollout: {strategy: hierarchical, anchor_fps: 1.0}}\n"
+        "comparisons: [[hierarchical, recurrent]]\n"
+    )
+    files = [models / f"{name}.safetensors" for name in ("codec", "world")]
+
+    def table(cases: int, processes: int) -> list[str]:
+        things = Path("weights/proving_ground_things.safetensors")
+        order = (pg_dataroot, VERSION, *files, things, models / "detector.safetensors", cases, 10.0)
+        return bench_systems(*order, tmp_path / "systems.yaml", tmp_path / "out", processes).splitlines()
+
+    two = table(2, 2)
+    made = sorted((tmp_path / "out").rglob("*.npz"))
+    assert [path.parent.name for path in made] == ["hierarchical"] * 2 + ["recurrent"] * 2 + ["truth"] * 2
+    assert table(2, 1)[1:] == two[1:]  # nothing is made again
+    assert sorted((tmp_path / "out").rglob("*.npz")) == made
+    assert cells(two, "recurrent", "0-10 s")[2] == "2"
+    assert int(cells(two, "hierarchical", "0-10 s")[-1]) == 1 + 10  # key frames, then ten gaps
+    assert int(cells(two, "recurrent", "0-10 s")[-1]) == 6  # of 120 frames, 23 new ones at a time
