@@ -37,31 +37,44 @@ class AppearanceScore:
 
     def metrics(self, bucket_s: float = BUCKET_S) -> dict[str, float]:
         """A flat table; ratios to a true video and the frozen share are absent where they cannot be measured."""
-        first = float(self.sharpness[: max(self.condition_frames, 1)].mean())
+        first, begin = float(self.sharpness[: max(self.condition_frames, 1)].mean()), self._begin
         drift = bucket_means(self.sharpness[self.condition_frames :], self.fps, bucket_s) / max(first, 1e-9)
-        flat = {"image.min_spread": float(self.spread.min()), "sharpness.mean": float(self.sharpness.mean())}
+        flat = {"image.min_spread": float(self.spread[begin:].min()), "sharpness.mean": float(self.sharpness[begin:].mean())}
         if len(drift):
             flat |= {"sharpness.ratio_min": float(drift.min()), "sharpness.ratio_last": float(drift[-1])}
         if len(self.change):
             flicker = 1 - self.change / 255
-            flat |= {"flicker.mean": float(flicker.mean()), **bucket_metrics("flicker", flicker, self.fps, bucket_s)}
+            flat["flicker.mean"] = float(flicker[begin:].mean())
+            flat |= bucket_metrics("flicker", self.judged(flicker), self.fps, bucket_s)
             flat |= self._frozen() | self._ratios()
         return flat
+
+    @property
+    def _begin(self) -> int:
+        """The last given frame: what is between those before it was not made."""
+        return max(self.condition_frames - 1, 0)
+
+    def judged(self, values: Array) -> Array:
+        """Values [T, ...] of frames, or [T - 1, ...] of neighbours, with NaN before the last given frame."""
+        out = values.copy()
+        out[: self._begin] = np.nan
+        return out
 
     def _frozen(self) -> dict[str, float]:
         if self.ego_speed_mps is None:
             return {}
         moving = (self.ego_speed_mps[1:] > MOVING_MPS) & (self.ego_speed_mps[:-1] > MOVING_MPS)
-        moving[: max(self.condition_frames - 1, 0)] = False
+        moving[: self._begin] = False
         share = float((self.change[moving] < FROZEN_GREY_LEVELS).mean()) if moving.any() else 0.0
         return {"motion.frozen_fraction": share}
 
     def _ratios(self) -> dict[str, float]:
-        flat = {}
+        flat, judged = {}, slice(self._begin, None)
         if self.reference_change is not None:
-            flat["flicker.change_ratio"] = float(self.change.mean() / max(self.reference_change.mean(), 1e-9))
+            flat["flicker.change_ratio"] = float(self.change[judged].mean() / max(self.reference_change[judged].mean(), 1e-9))
         if self.reference_sharpness is not None:
-            flat["sharpness.truth_ratio"] = float(self.sharpness.mean() / max(self.reference_sharpness.mean(), 1e-9))
+            reference = self.reference_sharpness[judged].mean()
+            flat["sharpness.truth_ratio"] = float(self.sharpness[judged].mean() / max(reference, 1e-9))
         return flat
 
 

@@ -24,6 +24,7 @@ from evaluators.boxes import ATTRIBUTES
 from evaluators.gate import Verdict
 from pipelines.clip_scores import ClipScores
 from pipelines.config import RunConfig
+from pipelines.logged_frames import leading_indices
 from pipelines.map_rows import map_rows
 from pipelines.plan import Shard
 from pipelines.schema import write_table
@@ -51,7 +52,8 @@ def write_clip(
         "verdict_reasons_json": json.dumps([asdict(reason) for reason in verdict.reasons]), "notes_json": json.dumps([*notes, *labels.notes]),
     }  # fmt: skip
     tables = {
-        "clips": [clip], "videos": videos, "boxes": boxes, "camera_frames": camera_rows(clip_id, scenario, cameras),
+        "clips": [clip], "videos": videos, "boxes": boxes,
+        "camera_frames": camera_rows(clip_id, scenario, cameras, config.rollout.logged_frames),
         "ego_poses": [*pose_rows(clip_id, scenario, scenario.ego_to_global, "commanded"),
                       *pose_rows(clip_id, scenario, scenario.baseline_ego_to_global, "baseline")],
         "map_elements": map_rows(clip_id, scenario), "metrics": metric_rows(clip_id, scores),
@@ -141,18 +143,18 @@ def _sample_index(scenario: Scenario) -> list[int]:
     return np.where(scenario.is_key_frame, np.cumsum(scenario.is_key_frame) - 1, -1).tolist()
 
 
-def camera_rows(clip_id: str, scenario: Scenario, cameras: Sequence[Camera]) -> list[Row]:
-    """Geometry and time of every generated image; the six images of a frame are simultaneous."""
+def camera_rows(clip_id: str, scenario: Scenario, cameras: Sequence[Camera], logged: int = 1) -> list[Row]:
+    """Geometry and time of every image, and which ones the first ``logged`` are; the six images of a frame are simultaneous."""
     sample, rows = _sample_index(scenario), []
     for camera in cameras:
         intrinsics, mounted = camera.intrinsics.ravel().tolist(), camera.camera_to_ego.ravel().tolist()
-        first = min(scenario.scene.frames[camera.channel], key=lambda f: abs(f.timestamp_us - int(scenario.timestamps_us[0])))
+        shown = [scenario.scene.frames[camera.channel][i] for i in leading_indices(scenario, camera.channel, logged)]
         for t, timestamp in enumerate(scenario.timestamps_us.tolist()):
             rows.append({
                 "clip_id": clip_id, "channel": camera.channel, "frame_index": t, "timestamp_us": timestamp,
                 "sample_index": sample[t], "is_key_frame": bool(scenario.is_key_frame[t]), "intrinsics": intrinsics,
                 "camera_to_ego": mounted, "ego_to_global": scenario.ego_to_global[t].ravel().tolist(),
-                "source_sample_data_token": first.sample_data_token if t == 0 else None,
+                "source_sample_data_token": shown[t].sample_data_token if t < logged else None,
             })  # fmt: skip
     return rows
 

@@ -50,24 +50,29 @@ class ClipScores:
 
 
 def score_clip(
-    scenario: Scenario, conditioner: ScenarioConditioner, folder: Path, first: Images, world: WorldModel,
+    scenario: Scenario, conditioner: ScenarioConditioner, folder: Path, leading: Images, world: WorldModel,
     detector: Detector | None, config: EvaluateConfig,
 ) -> ClipScores:  # fmt: skip
-    """Everything that can be measured on a finished clip; what cannot is absent and the gate says so."""
-    total = len(scenario.timestamps_us)
-    frames = list(range(0, total, max(1, round(config.every_s * scenario.fps))))
+    """Everything that can be measured on a finished clip; what cannot is absent and the gate says so.
+
+    Of the ``leading`` frames [N, V, H, W, 3], which are the log's, only the last is judged with what was made, as one alone is.
+    """
+    total, logged = len(scenario.timestamps_us), len(leading)
+    grid = range(0, total, max(1, round(config.every_s * scenario.fps)))
+    frames = [f for f in grid if f >= logged - 1] or [total - 1]
+    given = sum(f < logged for f in frames)
     video = np.stack([read_video_frames(folder / f"{channel}.mp4", range(total)) for channel in CAMERAS], axis=1)
     truth = _truth(scenario, frames, world.image_hw) if config.counterfactual else None
     table = _Table(scenario, detector, world.image_hw)
-    gate = {"codec.reconstruction_psnr_db": _reconstruction_db(world, first)}
+    gate = {"codec.reconstruction_psnr_db": _reconstruction_db(world, leading[0])}
     table.add("codec.reconstruction_psnr_db", gate["codec.reconstruction_psnr_db"], "dB")
-    appearance = score_appearance(video, scenario.fps, ego_speed_mps=_speed(scenario))
+    appearance = score_appearance(video, scenario.fps, logged, ego_speed_mps=_speed(scenario))
     gate |= appearance.metrics()
     _add_appearance(table, appearance)
-    if truth is not None and len(frames) > 1:
-        score = score_counterfactual(video[frames], truth, 1 / config.every_s)
+    if truth is not None and len(frames) > given:
+        score = score_counterfactual(video[frames], truth, 1 / config.every_s, given)
         gate |= score.metrics()
-        _add_counterfactual(table, score.psnr_db[1:], score.ssim[1:], frames[1:])
+        _add_counterfactual(table, score.psnr_db[given:], score.ssim[given:], frames[given:])
     detections, support = {}, {}
     if detector is not None:
         labels = [visible_labels(scenario, conditioner, f) for f in frames]
@@ -130,8 +135,8 @@ def _add_appearance(table: _Table, score: AppearanceScore) -> None:
     for name, value in score.metrics().items():
         if not name.endswith("s"):  # the stretches follow as buckets
             table.add(name, value, _UNITS.get(name, ""))
-    table.add_buckets("flicker", 1 - score.change.mean(1) / 255, score.fps, "")
-    table.add_buckets("sharpness", score.sharpness.mean(1), score.fps, "grey levels per pixel")
+    table.add_buckets("flicker", score.judged(1 - score.change.mean(1) / 255), score.fps, "")
+    table.add_buckets("sharpness", score.judged(score.sharpness.mean(1)), score.fps, "grey levels per pixel")
 
 
 def _add_counterfactual(table: _Table, psnr: Array, similarity: Array, frames: Sequence[int]) -> None:
@@ -160,7 +165,8 @@ def _add_detection(
         if report.truth_counts[name]:
             table.add("detection.ap", value, "", source=source, samples=n, detection_class=name)
     rate = table._scenario.fps / (frames[1] - frames[0]) if n > 1 else 1.0
-    table.add_buckets("detection.recall_by_time", clip.recall_by_frame, rate, "", source)
+    by_time = np.pad(clip.recall_by_frame, (round(frames[0] / table._scenario.fps * rate), 0), constant_values=math.nan)
+    table.add_buckets("detection.recall_by_time", by_time, rate, "", source)
 
 
 def _official(labels: list[tuple[NDArray[np.int64], Boxes]], found: list[Boxes]) -> DetectionReport:

@@ -143,7 +143,7 @@ class RunConfig:
 _LATER: dict[str, dict[str, Any]] = {
     "scenario": {"mix": None},
     "model": {"text_encoder": None, "fine_model": None},
-    "rollout": {"gaps_at_once": 4, "correct_anchors": True},
+    "rollout": {"gaps_at_once": 4, "correct_anchors": True, "logged_frames": 1},
 }
 
 
@@ -200,6 +200,10 @@ def check_config(config: RunConfig, where: str = "configuration") -> None:
     problem = f"rollout.condition_frames is {rollout.condition_frames} of a window of {rollout.window_frames}"
     split = 1 <= rollout.condition_frames < rollout.window_frames
     _require(split, where, problem, "keep at least one frame given and one to generate")
+    total = round(scenario.duration_s * scenario.fps)
+    problem = f"rollout.logged_frames is {rollout.logged_frames} of a video of {total} frames"
+    some_left = 1 <= rollout.logged_frames <= max(total - 1, 1)
+    _require(some_left, where, problem, "use at least 1, and leave at least one to generate")
     _require(rollout.anchor_fps > 0, where, f"rollout.anchor_fps is {rollout.anchor_fps}", "give a positive rate, e.g. 2")
     _require(rollout.gaps_at_once >= 1, where, f"rollout.gaps_at_once is {rollout.gaps_at_once}", "use at least 1")
     problem = f"rollout.anchor_error is {rollout.anchor_error} and rollout.anchor_noise is {rollout.anchor_noise}"

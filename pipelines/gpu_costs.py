@@ -76,7 +76,7 @@ def rollout_costs(config: RunConfig, frames: list[int]) -> str:
 
 def windows_of(rollout: RolloutConfig, frames: int, fps: float) -> float:
     """Windows of full length that a clip's new frames take, in work: shorter ones count by their frames."""
-    new, full = frames - 1, rollout.window_frames
+    new, full = frames - rollout.logged_frames, rollout.window_frames
     if rollout.strategy == "recurrent":
         return math.ceil(new / (full - rollout.condition_frames))
     stride = max(1, round(fps / rollout.anchor_fps))

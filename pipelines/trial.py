@@ -17,6 +17,7 @@ from dwm.scenes.nuscenes import read_scene
 from dwm.scenes.types import Scene
 from pipelines.atomic import canonical_json
 from pipelines.config import RunConfig
+from pipelines.logged_frames import led_by_log
 from pipelines.plan import Draw, SceneRef, Settle, Shard
 
 _SCENES_HELD, _CLIPS_HELD = 4, 8
@@ -38,9 +39,10 @@ class Trial:
             if number and drawn == first:
                 break  # nothing is left open
             try:
-                made = self._builder(scene.name, start_s, seed).build(drawn)
+                built = self._builder(scene.name, start_s, seed).build(drawn)
             except InputError as error:
                 return first, str(error)  # the run goes on with what is sound
+            made = led_by_log(built, self._config.rollout.logged_frames)
             if not isinstance(made, Rejection):
                 return drawn, ""
             why = why or f"{made.reason}: {made.detail}"

@@ -17,27 +17,27 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from dwm.conditioning.build import ScenarioConditioner, images_to_tensor, tensor_to_images
-from dwm.conditioning.relight import given_frame
+from dwm.conditioning.relight import given_frames
 from dwm.errors import InputError
 from dwm.rollout.strategies import roll_out
 from dwm.rollout.world_model import WorldModel
 from dwm.scenario.build import ScenarioBuilder
 from dwm.scenario.types import Rejection, Scenario
-from dwm.scenes.clips import read_images
 from dwm.scenes.nuscenes import read_scene, source_notes
-from dwm.scenes.types import CAMERAS, Scene
+from dwm.scenes.types import CAMERAS
 from evaluators.detector.inference import Detector
 from evaluators.gate import GateConfig, judge
 from pipelines import clip_rows, clip_scores
 from pipelines.attempt import ShardResult
 from pipelines.config import RunConfig
 from pipelines.events import report_progress
+from pipelines.logged_frames import leading_images, led_by_log
 from pipelines.plan import Shard, shard_seed
 from pipelines.schema import write_table
 from pipelines.video import VideoWriter, video_row
 
 Images = NDArray[np.uint8]
-_KEPT_EVERY = 24  # one generated frame in so many is kept to measure what the video coding costs
+_KEPT_EVERY = 24  # one frame in so many is kept to measure what the video coding costs
 
 
 @dataclass(slots=True)
@@ -75,7 +75,8 @@ class ShardWorker:
         clock = _Clock()
         with clock.stage("scenario"):
             builder = self._scenarios(shard.scene_name, shard.seed, shard.duration_s, shard.fps, shard.start_s)
-            scene, scenario = builder.scene, builder.build(shard.perturbation)
+            scene, logged = builder.scene, self.config.rollout.logged_frames
+            scenario = led_by_log(builder.build(shard.perturbation), logged)
         if isinstance(scenario, Rejection):
             detail = f"{scenario.reason}: {scenario.detail}"
             write_table(
@@ -83,12 +84,11 @@ class ShardWorker:
             )
             return ShardResult(outcome="rejected", detail=detail, timings_s=clock.seconds)
         conditioner = self.world.conditioner(scenario)
-        logged = first_images(scene, int(scenario.timestamps_us[0]), self.world.image_hw)
-        first = given_frame(scenario, conditioner, logged)
-        video_rows = self._film(shard, scenario, conditioner, first, attempt_dir, clock)
+        leading = given_frames(scenario, conditioner, leading_images(scenario, logged, self.world.image_hw))
+        video_rows = self._film(shard, scenario, conditioner, leading, attempt_dir, clock)
         with clock.stage("score"):
             scores = clip_scores.score_clip(
-                scenario, conditioner, attempt_dir, first, self.world, self.detector, self.config.evaluate
+                scenario, conditioner, attempt_dir, leading, self.world, self.detector, self.config.evaluate
             )
         verdict = judge(scores.for_gate, self.gate)
         with clock.stage("write"):
@@ -109,13 +109,13 @@ class ShardWorker:
         shard: Shard,
         scenario: Scenario,
         conditioner: ScenarioConditioner,
-        first: Images,
+        leading: Images,
         attempt_dir: Path,
         clock: _Clock,
     ) -> list[dict]:
-        """Roll out into six mp4 files, chunk by chunk; rows of ``videos``."""
+        """Roll out behind the leading frames [N, V, H, W, 3] into six mp4 files, chunk by chunk; rows of ``videos``."""
         total, video = len(scenario.timestamps_us), self.config.video
-        kept: dict[int, Images] = {0: first}
+        kept: dict[int, Images] = {}
         height, width = self.world.image_hw
         with ExitStack() as stack:
             writers = {
@@ -124,11 +124,11 @@ class ShardWorker:
                 )
                 for channel in CAMERAS
             }
-            _write(writers, first)
+            _write(writers, leading, 0, kept)
             chunks = roll_out(
                 self.world,
                 conditioner,
-                images_to_tensor(first, self.world.device),
+                images_to_tensor(leading, self.world.device),
                 self.config.rollout,
                 shard_seed(shard.shard_id),
             )
@@ -139,40 +139,20 @@ class ShardWorker:
                     break
                 _check_finite(chunk.images_NV3HW, chunk.first_frame)
                 with clock.stage("encode"):
-                    for i, frame in enumerate(tensor_to_images(chunk.images_NV3HW)):
-                        _write(writers, frame)
-                        if (chunk.first_frame + i) % _KEPT_EVERY == 0:
-                            kept[chunk.first_frame + i] = frame
+                    _write(writers, tensor_to_images(chunk.images_NV3HW), chunk.first_frame, kept)
                 report_progress(attempt_dir, chunk.first_frame + len(chunk.images_NV3HW), total)
         with clock.stage("encode"):
             loss = clip_scores.encode_loss_db(attempt_dir, kept)
         return [video_row(w, shard.shard_id, channel, "rgb", loss[channel]) for channel, w in writers.items()]
 
 
-def first_images(scene: Scene, timestamp_us: int, image_hw: tuple[int, int]) -> Images:
-    """The log's images [V, H, W, 3] nearest to a time, resized; InputError names a missing one."""
-    out = []
-    for channel in CAMERAS:
-        frames = scene.frames[channel]
-        nearest = int(np.argmin([abs(f.timestamp_us - timestamp_us) for f in frames]))
-        if not frames[nearest].path.is_file():
-            present = [f for f in frames if f.path.is_file()]
-            if not present:
-                raise InputError(
-                    frames[nearest].path, f"{channel} has no image of scene {scene.name} on disk", "unpack the camera images"
-                )
-            start_s = (present[-1].timestamp_us - int(scene.key_timestamps_us[0])) * 1e-6
-            raise InputError(
-                frames[nearest].path, f"the image to start from is missing ({len(present)} of {len(frames)} {channel} images exist)",
-                f"set scenario.start_s to a time with images, e.g. 0 to {max(start_s, 0):.1f}",
-            )  # fmt: skip
-        out.append(read_images(scene, channel, [nearest], image_hw)[0])
-    return np.stack(out)
-
-
-def _write(writers: dict[str, VideoWriter], frame: Images) -> None:
-    for image, writer in zip(frame, writers.values(), strict=True):
-        writer.write(image)
+def _write(writers: dict[str, VideoWriter], frames: Images, first: int, kept: dict[int, Images]) -> None:
+    """Append frames [N, V, H, W, 3], the first of them number ``first``, and keep some."""
+    for number, frame in enumerate(frames, start=first):
+        for image, writer in zip(frame, writers.values(), strict=True):
+            writer.write(image)
+        if number % _KEPT_EVERY == 0:
+            kept[number] = frame
 
 
 def _check_finite(images: torch.Tensor, frame: int) -> None:

@@ -1,10 +1,10 @@
-"""The given frame in other light and air: night, rain and fog laid over a logged image.
+"""Given frames in other light and air: night, rain and fog laid over logged images.
 
 Surfaces take the light that a condition leaves them, the own head lights and the lamps of vehicles come on, wet ground
 darkens and shines, and fog covers all by depth. What only the picture knows (albedo, shadows) stays. The constants are
 fitted on the proving ground's training towns, where one frame can be filmed in every weather; see docs/methods.md.
 
-Shapes: V views, H W pixels.
+Shapes: N leading frames, V views, H W pixels.
 """
 
 from __future__ import annotations
@@ -58,14 +58,16 @@ class Surfaces:
     tail_lamps_VHW: Tensor
 
 
-def given_frame(scenario: Scenario, conditioner: ScenarioConditioner, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The frame [V, H, W, 3] that a clip starts from: the logged one under the scenario's conditions, itself without any."""
+def given_frames(scenario: Scenario, conditioner: ScenarioConditioner, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The frames [N, V, H, W, 3] that lead a clip: the logged ones under the scenario's conditions, themselves without any."""
     asked, _ = new_conditions(scenario.scene, conditions_of(scenario.perturbation))
     if not asked:
         return images
-    tensor = images_to_tensor(images, conditioner.device)
-    surfaces = surfaces_of(scenario, conditioner, tensor)
-    return tensor_to_images(relight(tensor, surfaces, air_of(asked), sunlit=_is_sunlit(scenario.scene)))
+    air, sunlit, relit = air_of(asked), _is_sunlit(scenario.scene), []
+    for frame, logged in enumerate(images_to_tensor(images, conditioner.device)):
+        surfaces = surfaces_of(scenario, conditioner, logged, frame)
+        relit.append(tensor_to_images(relight(logged, surfaces, air, sunlit=sunlit)))
+    return np.stack(relit)
 
 
 def relight(images_V3HW: Tensor, surfaces: Surfaces, air: Air, *, sunlit: bool = True) -> Tensor:
@@ -90,10 +92,10 @@ def relight(images_V3HW: Tensor, surfaces: Surfaces, air: Air, *, sunlit: bool =
     return (out.clamp(0, 1) ** (1 / RESPONSE)).mul(2).sub(1).movedim(-1, 1)
 
 
-def surfaces_of(scenario: Scenario, conditioner: ScenarioConditioner, images_V3HW: Tensor) -> Surfaces:
-    """The surfaces of a scenario's first frame: from its labels and map, the sky from its images [V, 3, H, W] in [-1, 1]."""
+def surfaces_of(scenario: Scenario, conditioner: ScenarioConditioner, images_V3HW: Tensor, frame: int = 0) -> Surfaces:
+    """The surfaces of a scenario's frame: from its labels and map, the sky from its images [V, 3, H, W] in [-1, 1]."""
     height, width = images_V3HW.shape[-2:]
-    ego, boxes = scenario.ego_to_global[0], conditioner.boxes(0)
+    ego, boxes = scenario.ego_to_global[frame], conditioner.boxes(frame)
     layout = LayoutCaster(scenario.scene.map, conditioner.device).cast(conditioner.cameras, ego, boxes, height, width)
     to_ego = torch.from_numpy(invert(ego)).float().to(conditioner.device)
     points = layout.points_VHW3 @ to_ego[:3, :3].T + to_ego[:3, 3]

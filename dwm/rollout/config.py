@@ -15,6 +15,7 @@ class RolloutConfig:
     strategy: str = "recurrent"  # recurrent | coarse_to_refine | divide_and_conquer | hierarchical
     window_frames: int = 24  # frames denoised together: every window's memory is resampled once, and resampling blurs
     condition_frames: int = 1  # clean frames at the start of each window, taken from the one before
+    logged_frames: int = 1  # leading frames of the video that are the log's own pictures (MiLA: 1 or 4; MaskGWM: up to 3)
     steps: int = 1  # denoising steps per window
     guidance: float = 1.0  # classifier-free guidance scale; 1 is off
     layout: bool = True  # condition on projected boxes and map lines

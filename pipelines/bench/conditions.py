@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dwm.conditioning.relight import given_frame
+from dwm.conditioning.relight import given_frames
 from dwm.errors import InputError
 from dwm.rollout.config import RolloutConfig
 from dwm.rollout.world_model import WorldModel
@@ -26,7 +26,7 @@ from dwm.scenes.prompts import clip_weather, scene_prompt
 from evaluators.counterfactual import psnr_db
 from evaluators.protocol import bootstrap_interval
 from pipelines.bench.rollouts import Images, Moment, first_feasible, generate, opened_truth, size, true_frames
-from pipelines.worker import first_images
+from pipelines.logged_frames import leading_images
 
 _SECONDS, _EVERY_S = 3.0, 2.0
 _JUDGED = (12, 18, 24, 30, 36)  # frames at 1, 1.5, 2, 2.5 and 3 s
@@ -48,13 +48,13 @@ def bench_conditions(dataroot: Path, version: str, codec: Path, weights: Path, t
     frames: dict[str, list[list[float]]] = {asked.name: [] for asked in _ASKED}
     rolled: dict[str, list[list[float]]] = {asked.name: [] for asked in _ASKED}
     for number, (moment, scenario) in enumerate(tqdm(found, desc="conditions", disable=None)):
-        logged = first_images(scenario.scene, int(scenario.timestamps_us[0]), world.image_hw)
+        logged = leading_images(scenario, 1, world.image_hw)
         plain = generate(world, world.conditioner(scenario), config, _JUDGED).images if number < cases else None
         for perturbation in _ASKED:
             asked = _under(scenario, perturbation)
             conditioner = world.conditioner(asked)
-            given = given_frame(asked, conditioner, logged)
-            frames[perturbation.name].append(_psnr((logged, given), true_frames(moment, asked, [0], world.image_hw)[0]))
+            given = given_frames(asked, conditioner, logged)
+            frames[perturbation.name].append(_psnr((logged, given), true_frames(moment, asked, [0], world.image_hw)))
             if plain is not None:
                 made = generate(world, conditioner, config, _JUDGED).images
                 rolled[perturbation.name].append(_psnr((plain, made), true_frames(moment, asked, _JUDGED, world.image_hw)))

@@ -44,7 +44,7 @@ from pipelines.bench.rollouts import (
     starting_moments,
     true_frames,
 )
-from pipelines.worker import first_images
+from pipelines.logged_frames import leading_images
 
 OFFSETS_M = (1.0, 2.0, 4.0)
 STRETCHES_S = ((1.0, 3.0), (9.0, 10.0))
@@ -166,8 +166,7 @@ class _Bench:
 
     def _splat(self, scenario: Scenario, frames: tuple[int, ...]) -> Splat:
         conditioner = self._conditioner(scenario, log=True)
-        logged = first_images(scenario.scene, int(scenario.timestamps_us[0]), self.world.image_hw)
-        first = images_to_tensor(logged, self.world.device)
+        first = images_to_tensor(leading_images(scenario, 1, self.world.image_hw)[0], self.world.device)
         with torch.inference_mode():
             splat = splat_alone(conditioner.logged, first, frames)
         self._cost("splat, a frame", splat.seconds_per_frame)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwm.conditioning.build import ScenarioConditioner, images_to_tensor, tensor_to_images
-from dwm.conditioning.relight import given_frame
+from dwm.conditioning.relight import given_frames
 from dwm.errors import InputError
 from dwm.rollout.config import RolloutConfig
 from dwm.rollout.strategies import Chunk, roll_out
@@ -26,7 +26,7 @@ from dwm.scenario.types import Perturbation, Scenario
 from dwm.scenes.nuscenes import list_scenes, read_scene
 from dwm.scenes.proving_ground.counterfactual import CounterfactualRenderer, open_counterfactual
 from dwm.scenes.types import Scene
-from pipelines.worker import first_images
+from pipelines.logged_frames import leading_images
 
 Images = NDArray[np.uint8]
 FPS = 12.0
@@ -113,13 +113,15 @@ def generate(
     world: WorldModel, conditioner: ScenarioConditioner, config: RolloutConfig, frames: Sequence[int], seed: int = 0,
     on_chunk: Callable[[Chunk], None] = lambda _: None,
 ) -> Made:  # fmt: skip
-    """Rolls out from the log's images, relit as the scenario asks, to the last of ``frames`` (rising, from 1 on); keeps these alone."""
+    """Rolls out from the log's images, relit as the scenario asks, to the last of ``frames`` (rising, from 1 on); keeps these alone.
+
+    Frames that the log leads with come back as they were given.
+    """
     scenario = conditioner.scenario
-    logged = first_images(scenario.scene, int(scenario.timestamps_us[0]), world.image_hw)
-    first = images_to_tensor(given_frame(scenario, conditioner, logged), world.device)
-    kept: dict[int, Images] = {}
+    leading = given_frames(scenario, conditioner, leading_images(scenario, config.logged_frames, world.image_hw))
+    given, kept = images_to_tensor(leading, world.device), {f: image for f, image in enumerate(leading) if f in frames}
     asked, done, started = set(frames), 0, time.perf_counter()
-    for chunk in roll_out(world, conditioner, first, config, seed):
+    for chunk in roll_out(world, conditioner, given, config, seed):
         on_chunk(chunk)
         for i, image in enumerate(chunk.images_NV3HW):
             if chunk.first_frame + i in asked:
@@ -127,7 +129,8 @@ def generate(
         done = chunk.first_frame + len(chunk.images_NV3HW) - 1
         if done >= max(frames):
             break
-    return Made(images=np.stack([kept[f] for f in frames]), seconds=time.perf_counter() - started, frames=done)
+    seconds, made = time.perf_counter() - started, done + 1 - len(leading)
+    return Made(images=np.stack([kept[f] for f in frames]), seconds=seconds, frames=made)
 
 
 def true_frames(moment: Moment, scenario: Scenario, frames: Sequence[int], image_hw: tuple[int, int]) -> Images:

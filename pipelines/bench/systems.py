@@ -217,7 +217,9 @@ class _Bench:
         buckets = int(min(duration_s, variant.duration_s or duration_s) // BUCKET_S)
         world, fine = Path(variant.world_model or self._weights), variant.fine_model
         files = [self._codec, world, self._things, *([Path(fine)] if fine else [])]
-        key = {"rollout": asdict(rollout), "buckets": buckets, "weights": [weights_sha256(file) for file in files]}
+        # A setting that came later leaves what is kept as it is.
+        settings = {name: value for name, value in asdict(rollout).items() if (name, value) != ("logged_frames", 1)}
+        key = {"rollout": settings, "buckets": buckets, "weights": [weights_sha256(file) for file in files]}
         return self._kept(variant.name, clip, key, lambda: self._made(self._world(world, fine), rollout, clip, buckets))
 
     def _kept(self, name: str, clip: _Clip, key: dict[str, Any], make: Any) -> Run:

@@ -21,7 +21,7 @@ from dwm.scenario.types import Perturbation
 from evaluators.counterfactual import psnr_db
 from evaluators.protocol import bootstrap_interval
 from pipelines.bench.rollouts import Moment, first_feasible, generate, rejections, size, starting_moments, true_frames
-from pipelines.worker import first_images
+from pipelines.logged_frames import leading_images
 
 _LONG_S = 3.0
 _NEXT = tuple(range(1, 13))
@@ -72,8 +72,8 @@ def _judge(
     if baseline is None:
         return
     conditioner, next_truth = world.conditioner(baseline), true_frames(moment, baseline, _NEXT, world.image_hw)
-    last = first_images(moment.scene, int(baseline.timestamps_us[0]), world.image_hw)
-    still = float(psnr_db(np.repeat(last[None], len(_NEXT), axis=0), next_truth).mean())
+    last = leading_images(baseline, 1, world.image_hw)
+    still = float(psnr_db(np.repeat(last, len(_NEXT), axis=0), next_truth).mean())
     for name, mode in modes.items():
         figures[name].own.append(float(psnr_db(generate(world, conditioner, mode, _NEXT).images, next_truth).mean()))
         figures[name].gains.append(figures[name].own[-1] - still)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from dwm.conditioning.build import ScenarioConditioner, images_to_tensor
-from dwm.conditioning.relight import Surfaces, given_frame, relight
+from dwm.conditioning.build import ScenarioConditioner, images_to_tensor, tensor_to_images
+from dwm.conditioning.relight import Surfaces, given_frames, relight, surfaces_of
 from dwm.conditioning.sky import sky_mask
 from dwm.light import headlight_beam, wet_ground
 from dwm.scenario.conditions import NIGHT_EV, Air, air_of
@@ -163,7 +163,7 @@ def filmed():
     town = Town(city=city, renderer=Renderer(city))
     scenario, _ = drive(town, 1, duration_s=1.0)
     scenario = replace(scenario, scene=replace(scenario.scene, description="Day, clear", location="boston-seaport"))
-    films = {name: render_frames(town, scenario, name, np.array([0]))[0] for name in ("day", "night", "rain", "fog")}
+    films = {name: render_frames(town, scenario, name, np.array([0])) for name in ("day", "night", "rain", "fog")}
     return scenario, films
 
 
@@ -178,17 +178,31 @@ FULL = {
 def test_a_relit_day_is_nearer_to_the_true_weather_than_the_day_is(filmed, name, gain_db):
     scenario, films = filmed
     asked = replace(scenario, perturbation=SimpleNamespace(parts=lambda: (FULL[name],)))
-    made = given_frame(asked, ScenarioConditioner(scenario), films["day"])
-    np.testing.assert_array_equal(made, given_frame(asked, ScenarioConditioner(scenario), films["day"]))
+    made = given_frames(asked, ScenarioConditioner(scenario), films["day"])
+    np.testing.assert_array_equal(made, given_frames(asked, ScenarioConditioner(scenario), films["day"]))
     before, after = (np.mean((films[name].astype(float) - image) ** 2) for image in (films["day"], made))
     assert 10 * np.log10(before / after) > gain_db
+
+
+def test_every_leading_frame_is_relit_by_what_it_shows_itself(filmed):
+    scenario, films = filmed
+    asked = replace(scenario, perturbation=SimpleNamespace(parts=lambda: (FULL["night"],)))
+    conditioner, first = ScenarioConditioner(scenario), films["day"][0]
+    ego = scenario.ego_to_global.copy()
+    ego[1] = scenario.ego_to_global[-1]  # seconds later in one frame
+    moved = replace(asked, ego_to_global=ego)
+    made = given_frames(moved, conditioner, np.stack([first, first]))
+    np.testing.assert_array_equal(made[:1], given_frames(asked, conditioner, films["day"]))
+    image, air = images_to_tensor(first), air_of([FULL["night"]])
+    np.testing.assert_array_equal(made[1], tensor_to_images(relight(image, surfaces_of(moved, conditioner, image, 1), air)))
+    assert (made[0] != made[1]).any()
 
 
 def test_a_log_that_has_the_condition_is_given_as_it_is(filmed):
     scenario, films = filmed
     dark = replace(scenario, scene=replace(scenario.scene, description="Night"))
     asked = replace(dark, perturbation=SimpleNamespace(parts=lambda: (FULL["night"],)))
-    assert given_frame(asked, ScenarioConditioner(dark), films["night"]) is films["night"]
+    assert given_frames(asked, ScenarioConditioner(dark), films["night"]) is films["night"]
 
 
 def test_relighting_is_the_same_on_every_call():

@@ -94,6 +94,19 @@ def test_blur_over_time_lowers_the_worst_sharpness_ratio() -> None:
     assert "motion.frozen_fraction" not in metrics
 
 
+def test_what_is_given_before_the_last_given_frame_is_not_judged() -> None:
+    images = np.concatenate([np.full((2, 1, 16, 16, 3), 90, np.uint8), np.stack([noise((1, 16, 16, 3), s) for s in range(9)])])
+    given, from_last = score_appearance(images, 2.0, 3), score_appearance(images[2:], 2.0, 1)
+    names = ("image.min_spread", "sharpness.mean", "flicker.mean")
+    assert [given.metrics()[name] for name in names] == [from_last.metrics()[name] for name in names]
+    assert given.metrics(2.0)["flicker.0-2s"] == pytest.approx(1 - adjacent_change(images)[2:4].mean() / 255)
+    assert (
+        np.isnan(given.judged(given.sharpness)[:2]).all() and (given.judged(given.sharpness)[2:] == given.sharpness[2:]).all()
+    )
+    same = score_appearance(images, 2.0, 3, truth=images[:, :, ::-1].copy()).metrics()
+    assert [same["flicker.change_ratio"], same["sharpness.truth_ratio"]] == pytest.approx([1.0, 1.0])
+
+
 def test_a_standing_picture_is_frozen_only_while_the_ego_moves() -> None:
     images = np.repeat(noise((1, 1, 16, 16, 3)), 10, axis=0)
     driving, parked = np.full(10, 5.0), np.zeros(10)

@@ -89,6 +89,8 @@ def _error(capsys: pytest.CaptureFixture[str]) -> str:
         ("scenario.duration_s=inf", "configuration", "scenario.duration_s is inf", "give a finite number"),
         ("rollout.steps=0", "configuration", "rollout.steps is 0", "use at least 1"),
         ("rollout.window_frames=1", "configuration", "1 of a window of 1", "keep at least one frame given"),
+        ("rollout.logged_frames=0", "configuration", "rollout.logged_frames is 0", "use at least 1"),
+        ("rollout.logged_frames=3", "configuration", "is 3 of a video of 3 frames", "leave at least one to generate"),
         ("rollout.gaps_at_once=0", "configuration", "rollout.gaps_at_once is 0", "use at least 1"),
         ("rollout.anchor_fps=0", "configuration", "rollout.anchor_fps is 0.0", "give a positive rate"),
         ("rollout.anchor_error=0.6", "configuration", "rollout.anchor_error is 0.6", "keep 0 <= anchor_error < anchor_noise"),

@@ -20,7 +20,7 @@ from dwm.scenario.types import Perturbation, Scenario
 from dwm.scenes.nuscenes import read_scene
 from pipelines.bench import rollouts
 from pipelines.bench.rollouts import Moment, first_feasible, frames_between, generate, rejections, starting_moments
-from pipelines.worker import first_images
+from pipelines.logged_frames import leading_images
 from tests.factories import make_scene
 from tests.pipelines.tiny_models import VERSION, write_models
 
@@ -96,8 +96,25 @@ def test_kept_frames_are_those_of_the_whole_roll_out_and_windows_after_them_are_
         RolloutConfig(window_frames=4, layout=False, appearance=False, memory="none"),
     )
     made = generate(world, conditioner, config, [2, 5])
-    first = images_to_tensor(first_images(scenario.scene, int(scenario.timestamps_us[0]), world.image_hw))
+    first = images_to_tensor(leading_images(scenario, 1, world.image_hw))
     whole = np.concatenate([tensor_to_images(c.images_NV3HW) for c in roll_out(world, conditioner, first, config, 0)])
     np.testing.assert_array_equal(made.images, whole[[1, 4]])
     assert (len(whole), made.frames) == (9, 6)
     assert made.seconds_per_frame == made.seconds / 6 > 0
+
+
+def test_frames_that_lead_come_back_as_the_log_shows_them_and_cost_nothing(pg_dataroot: Path, tmp_path: Path) -> None:
+    models = write_models(tmp_path)
+    world = WorldModel.load(models / "codec.safetensors", models / "world.safetensors", None, device="cpu")
+    moment = Moment(scene=read_scene(pg_dataroot, VERSION, "scene-0001"), start_s=0.0, truth=None)  # type: ignore[arg-type]
+    scenario = first_feasible(moment, [BASELINE], 0.75, Counter(), "as driven")
+    assert scenario is not None
+    config = RolloutConfig(window_frames=4, condition_frames=2, logged_frames=4, layout=False, appearance=False, memory="none")
+    made = generate(world, ScenarioConditioner(scenario), config, [2, 4, 6])
+    leading = leading_images(scenario, 4, world.image_hw)
+    whole = roll_out(world, ScenarioConditioner(scenario), images_to_tensor(leading), config, 0)
+    np.testing.assert_array_equal(made.images[0], leading[2])
+    np.testing.assert_array_equal(
+        made.images[1:], np.concatenate([tensor_to_images(c.images_NV3HW) for c in whole])[[0, 2]]
+    )  # fmt: skip
+    assert made.frames == 4  # two windows of two new frames: 4 to 7

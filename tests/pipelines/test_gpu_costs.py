@@ -66,6 +66,7 @@ def test_what_does_not_fit_says_so():
     [
         ({"strategy": "recurrent", "window_frames": 24, "condition_frames": 1}, 720, 32),
         ({"strategy": "recurrent", "window_frames": 25, "condition_frames": 3}, 121, 6),
+        ({"strategy": "recurrent", "window_frames": 25, "condition_frames": 3, "logged_frames": 3}, 113, 5),
         # 120 new frames: ten key frames, and ten gaps of 13 frames.
         ({"strategy": "hierarchical", "window_frames": 13, "anchor_fps": 1.0}, 121, (10 + 10 * 13) / 13),
     ],

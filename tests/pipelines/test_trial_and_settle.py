@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dwm.rollout.config import RolloutConfig
 from dwm.scenario.types import Perturbation
 from pipelines import cli, trial
 from pipelines.config import FamilyConfig, MixConfig, PerturbationConfig, RunConfig, ScenarioConfig
@@ -35,7 +36,9 @@ def tries(monkeypatch: pytest.MonkeyPatch):
         return make_scene(agents=(), name=name)
 
     monkeypatch.setattr(trial, "read_scene", scene)
-    return lambda draws: (Trial(RunConfig(scenario=ScenarioConfig(duration_s=10.0, draws=draws))), read)
+    return lambda draws, rollout=RolloutConfig(): (  # noqa: B008 - frozen
+        Trial(RunConfig(scenario=ScenarioConfig(duration_s=10.0, draws=draws), rollout=rollout)), read
+    )  # fmt: skip
 
 
 def stop(*reach_s: float):
@@ -63,6 +66,16 @@ def test_what_leaves_nothing_open_is_tried_once_and_a_scene_is_read_once(tries, 
     one.settle(SCENE, 0.0, 0, stop(9.9))
     one.settle(SCENE, 2.0, 1, stop(9.9))
     assert len(made) == 2 and read == ["scene-0001"]
+
+
+def test_a_draw_that_leaves_the_logs_path_before_its_leading_frames_are_over_is_drawn_again(tries):
+    def aside(number: int) -> Perturbation:
+        params = {"offset_m": 1.0, "onset_s": float(number), "ramp_s": 1.5}
+        return Perturbation(name="lateral_offset", params=params, severity=0.5)
+
+    for rollout, onset_s in ((RolloutConfig(), 0.0), (RolloutConfig(logged_frames=4), 1.0)):
+        chosen, why = tries(4, rollout)[0].settle(SCENE, 0.0, 0, aside)
+        assert (chosen.params["onset_s"], why) == (onset_s, "")
 
 
 def test_a_scene_that_cannot_be_used_is_told_and_does_not_stop_the_plan(tries):
