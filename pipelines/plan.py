@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from pipelines.long_tail.mix import MixedClip
 
 # Raise it with every change of the code that changes pixels.
-GENERATOR_VERSION = "4"
+GENERATOR_VERSION = "5"
 
 PerturbationSampler = Callable[[str, float, np.random.Generator], Perturbation]
 RangedSampler = Callable[[str, float, np.random.Generator, Mapping[str, tuple[float, float]]], Perturbation]

@@ -15,6 +15,7 @@ from torch import Tensor
 from dwm.conditioning.appearance import Appearance, Street, View
 from dwm.conditioning.frontage import Frontage
 from dwm.conditioning.layout import LAYOUT_CHANNELS, LayoutBoxes, LayoutCaster
+from dwm.conditioning.looks.boxes import Paint
 from dwm.conditioning.looks.fronts import FrontLook, FrontPixels, mirrored
 from dwm.conditioning.looks.ground import Crossings
 from dwm.conditioning.things import GRID, Things
@@ -397,6 +398,31 @@ def test_the_unseen_side_of_a_thing_is_an_example_in_its_own_paint(town):
     shown = (large(there.layout.box_VHW) == 0) & (painted[:, 1] < -0.9)
     assert shown.sum() > 100
     np.testing.assert_allclose(painted[:, 0][shown].median().item(), 0.2, atol=0.02)
+
+
+def test_a_paint_is_what_most_pixels_show_whatever_else_is_in_the_box(town):
+    here, things = town.view(0.0, (15.0, 0.0, CAR), tokens=("mine",)), half_high((204,))
+    image = grey(here)
+    rows, columns = torch.nonzero(large(here.layout.box_VHW)[0] == 0).unbind(1)
+    for part, colour in (
+        (columns % 5 < 2, (0.2, -1.0, -1.0)),
+        (columns % 5 == 2, (1.0, 1.0, 1.0)),
+        (columns % 5 > 3, (-1.0, 1.0, -1.0)),
+    ):
+        image[0, :, rows[part], columns[part]] = torch.tensor(colour)[:, None]
+    look = Appearance(town.street, things, here, image)
+    painted, _ = look.paint(town.view(30.0, (15.0, 0.0, CAR), tokens=("mine",), yaw=np.pi))
+    shown = painted[:, 1] < -0.9
+    assert shown.sum() > 100
+    np.testing.assert_allclose(painted[:, 0][shown].median().item(), 0.2, atol=0.02)
+
+
+def test_own_paint_keeps_its_hue_on_an_example_of_another_and_leaves_stripes_alone():
+    yellow, green = np.array([0.8, 0.6, 0.1]), np.array([0.1, 0.5, 0.2])
+    paint = Paint(own_3=yellow, example_3=green)
+    shown = np.stack([green, green / 2, np.array([0.9, 0.9, 0.9]), np.array([0.7, 0.1, 0.1])])
+    made = (paint.over(2 * shown - 1) + 1) / 2
+    np.testing.assert_allclose(made, np.stack([yellow, yellow / 2, shown[2], shown[3]]), atol=1e-9)
 
 
 def test_what_shines_past_a_thing_slimmer_than_its_class_is_not_its_look(town):

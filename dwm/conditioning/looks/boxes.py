@@ -17,7 +17,8 @@ _OTHER_SIDE = 0.3  # how far, in half boxes, the mirror image of a side is from 
 _NEAR = 0.35  # how far, in half boxes, a place may be from one that was seen, and look like it
 _LEAST_SHARPNESS = 0.3  # true pixels per pixel on average, for a thing to keep its own look
 _LIKE_ALL = 0.25  # how far, on a scale of 2, a part that looks alike on all things of a class may be from that
-_MOST_REPAINTED = 4.0  # an example's paint, to be that of a thing that was seen
+_ONE_COLOUR = 0.1  # how far apart colours in [0, 1] of one paint may be
+_SAME_PAINT = 0.12  # how far a colour's shares of red, green and blue may be from the paint's, to be that paint in other light
 _LAMP_FACE = 0.8  # place along a box, in half boxes, from where on a shape may carry its lamps
 _APART = 1e6  # keeps things apart in one search tree
 
@@ -32,6 +33,21 @@ class BoxPixels:
     which: NDArray[np.int64]  # [P] box
     origin: NDArray[np.floating]  # [P, 3] where the ray starts, in half boxes from the box's centre: forward, left, up
     ray: NDArray[np.floating]  # [P, 3] its direction, one metre of depth long, in half boxes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paint:
+    """A thing's own paint, and the one that the example it takes after has in its place; colours in [0, 1]."""
+
+    own_3: NDArray[np.floating]
+    example_3: NDArray[np.floating]
+
+    def over(self, colours_N3: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Colours [N, 3] in [-1, 1] of the example with the thing's paint, as bright or dark; stripes and skin stay as they are."""
+        light = (colours_N3 + 1) / 2
+        alike = np.abs(_shares(light) - _shares(self.example_3)).max(-1) < _SAME_PAINT
+        shade = light.sum(-1) / max(self.example_3.sum(), 0.03)
+        return np.where(alike[:, None], (2 * shade[:, None] * self.own_3 - 1).clip(-1, 1), colours_N3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,11 +73,13 @@ class BoxLook:
         self._by_token = {pixels.tokens[i]: i for i in seen}
         self._by_class = {k: [i for i in seen if pixels.classes[i] == k] for k in np.unique(pixels.classes).tolist()}
         self._depth_m = _mean_depth_m(pixels, on)
-        self._example, self._paint = {}, {}
+        self._example: dict[int, int] = {}
+        self._paint: dict[int, Paint] = {}
         for i in seen:
             kind, mine = int(pixels.classes[i]), which == i
             self._example[i] = self._most_alike(kind, place[mine], colours[mine])
-            self._paint[i] = self._own_paint(kind, self._example[i], place[mine], colours[mine])
+            if paint := self._own_paint(kind, self._example[i], place[mine], colours[mine]):
+                self._paint[i] = paint
         keep = np.isin(which, seen) & ~self._behind(pixels.classes[which], which, place, colours)
         self._colours = np.tile(colours[keep], (2, 1))
         sides = [_key(which[keep], place[keep], 0.0), _key(which[keep], place[keep] * [1, -1, 1], _OTHER_SIDE)]
@@ -101,7 +119,7 @@ class BoxLook:
         painted = (own >= 0) & ~self._things.is_shared(pixels.classes[pixels.which[by]], place[by])
         for i, paint in self._paint.items():
             mine = painted & (own == i)
-            colours[mine] = ((colours[mine] + 1) * paint - 1).clip(-1, 1)
+            colours[mine] = paint.over(colours[mine])
         through = np.exp(-self._around.extinction_per_m * _depth_m(pixels)[by])[:, None]
         colours = colours * through + self._around.haze_3 * (1 - through)
         if self._around.lamps_on:
@@ -136,16 +154,13 @@ class BoxLook:
 
     def _own_paint(
         self, kind: int, example: int, place_P3: NDArray[np.floating], colours_P3: NDArray[np.floating]
-    ) -> NDArray[np.floating]:
-        """How much brighter [3] than on the example the thing's own paint is, where it was seen; 1 where none of it was."""
-        if example < 0:
-            return np.ones(3)
+    ) -> Paint | None:
+        """What a thing's paint is where it was seen; None where too little of it was."""
         of_paint = ~self._things.is_shared(np.full(len(place_P3), kind), place_P3)
-        if of_paint.sum() < _LEAST_PIXELS:
-            return np.ones(3)
-        shown = self._things.colours(np.full(len(place_P3), example), place_P3, self._around.road_3)[of_paint]
-        ratio = np.median(colours_P3[of_paint] + 1, 0) / np.maximum(np.median(shown + 1, 0), 0.02)
-        return ratio.clip(1 / _MOST_REPAINTED, _MOST_REPAINTED)
+        if example < 0 or of_paint.sum() < _LEAST_PIXELS:
+            return None
+        shown = self._things.colours(np.full(len(place_P3), example), place_P3, self._around.road_3)
+        return Paint(own_3=_commonest((colours_P3[of_paint] + 1) / 2), example_3=_commonest((shown[of_paint] + 1) / 2))
 
     def _most_alike(self, kind: int, place_P3: NDArray[np.floating], colours_P3: NDArray[np.floating]) -> int:
         """The example whose colours are nearest to those seen; -1 for none."""
@@ -154,6 +169,19 @@ class BoxLook:
             return -1
         shown = [self._things.colours(np.full(len(place_P3), e), place_P3, self._around.road_3) for e in examples]
         return examples[int(np.argmin([np.abs(x - colours_P3).mean() for x in shown]))]
+
+
+def _commonest(colours_P3: NDArray[np.floating]) -> NDArray[np.floating]:
+    """The colour [3] that most others are near to, as the mean of those: what else is in a box does not count."""
+    tree = KDTree(colours_P3)
+    crowd = np.asarray(tree.query_ball_point(colours_P3, _ONE_COLOUR, return_length=True))
+    return colours_P3[tree.query_ball_point(colours_P3[int(np.argmax(crowd))], _ONE_COLOUR)].mean(0)
+
+
+def _shares(light: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Of red, green and blue in colours [..., 3]; a third each where it is dark."""
+    total = light.sum(-1, keepdims=True)
+    return (light + 0.01) / (total + 0.03)
 
 
 def _depth_m(pixels: BoxPixels) -> NDArray[np.floating]:
