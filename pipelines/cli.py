@@ -138,7 +138,7 @@ def _add_plan(commands: argparse._SubParsersAction) -> None:
         "--gpu", action="store_true", help="also memory and time of the world model on GPUs; a training file always"
     )
     parser.add_argument("--processes", type=int, default=1, help="training: GPUs that share the work")
-    parser.add_argument("--frames", type=int, default=8, help="training: frames of a clip")
+    parser.add_argument("--frames", type=int, help="training: frames of a clip; default: the configuration's")
     parser.add_argument(
         "--size", default="", metavar="HEIGHTxWIDTH", help="training: size of an image [px]; default: the model's"
     )
@@ -154,11 +154,12 @@ def _plan(arguments: argparse.Namespace) -> int:
     from pipelines.training import is_training, load_training
 
     if is_training(arguments.config):
-        from pipelines.gpu_costs import clip_of, training_costs
+        from pipelines.gpu_costs import clip_of, frames_of, training_costs
 
         training = load_training(arguments.config, arguments.overrides)
         height, width = training.world.model.image_hw
-        clip = clip_of(arguments.frames, arguments.size or f"{height}x{width}", training.loop.batch_size)
+        frames = frames_of(training) if arguments.frames is None else arguments.frames
+        clip = clip_of(frames, arguments.size or f"{height}x{width}", training.loop.batch_size)
         print(training_costs(training, clip, arguments.processes))
         return 0
     config = load_config(RunConfig, arguments.config, arguments.overrides)

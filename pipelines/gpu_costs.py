@@ -7,7 +7,7 @@ scoring are not in it. Peaks and memories are the vendors' data sheets'.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dwm.errors import InputError
@@ -40,22 +40,45 @@ GPUS = {
 def training_costs(config: TrainConfig, clip: Clip, processes: int) -> str:
     """Memory of each of ``processes`` GPUs and hours of the configured steps, for every known GPU."""
     loop, world = config.loop, config.world
-    found = account(world.model, clip)
+    found, taught = account(world.model, clip), _teacher(config, clip)
     recomputed = world.recompute_blocks
-    flops = (found.step_flops_recomputed if recomputed else found.step_flops) * loop.accumulate * loop.steps
+    step = found.step_flops_recomputed if recomputed else found.step_flops
+    watching = taught.forward_flops * world.key_frames.gaps if taught else 0
+    flops = (step + watching) * loop.accumulate * loop.steps
     spread = processes if loop.shard else 1
     activations = found.activation_bytes_recomputed if recomputed else found.activation_bytes
-    memory = found.state_bytes / spread + activations
+    memory = found.state_bytes / spread + activations + (taught.forward_bytes if taught else 0)
     again = "blocks computed again" if recomputed else "all activations kept (world.recompute_blocks=true keeps less)"
     share = f"spread over {processes}" if spread > 1 else "a copy in each"
     lines = [
         _model_line(found, clip),
         f"step    {_tera(found.step_flops * loop.accumulate)} forward and backward, {again}",
+        *([f"teacher {_tera(watching * loop.accumulate)}: {world.key_frames.gaps} windows of {world.key_frames.stride + 1} frames forward"] if taught else []),
         f"memory  about {memory / 1e9:.1f} GB a GPU: {found.state_bytes / spread / 1e9:.1f} GB of state ({share}), {activations / 1e9:.1f} GB of activations",
     ]  # fmt: skip
+    ends = f", or the first {loop.max_minutes:g} minutes of them" if loop.max_minutes else ""
     return "\n".join(
-        [*lines, *_by_gpu(flops, memory, f"{loop.steps} steps of {processes} x {clip.batch * loop.accumulate} clips")]
+        [*lines, *_by_gpu(flops, memory, f"{loop.steps} steps of {processes} x {clip.batch * loop.accumulate} clips{ends}")]
     )
+
+
+def frames_of(config: TrainConfig) -> int:
+    """Frames of a clip that a step looks at, where the configuration says it, else those of ``ClipsConfig``."""
+    world = config.world
+    if config.target == "distillation":
+        return world.key_frames.gaps + 1
+    cut = {"coarse": world.key_frames.gaps + 1, "dense": world.key_frames.stride + 1}
+    total = cut.get(world.cut, config.clips.window_frames)
+    return min(world.frames_per_clip or total, total)
+
+
+def _teacher(config: TrainConfig, clip: Clip) -> Accounts | None:
+    """A distillation's teacher on one window between key frames; before it is trained it counts as its student."""
+    if config.target != "distillation":
+        return None
+    weights = Path(config.world.distillation.teacher_weights)
+    model = load_config_of(weights, "multi_view_dit") if weights.is_file() else config.world.model
+    return account(model, replace(clip, frames=config.world.key_frames.stride + 1))
 
 
 def rollout_costs(config: RunConfig, frames: list[int]) -> str:

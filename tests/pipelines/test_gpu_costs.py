@@ -12,9 +12,10 @@ from dwm.models.accounts import Clip, account
 from dwm.models.dit import DiTConfig
 from dwm.rollout.config import RolloutConfig
 from dwm.training.config import LoopConfig, TrainConfig, WorldTraining
+from dwm.training.long_clips import KeyFrames
 from pipelines import cli
 from pipelines.config import ModelConfig, RunConfig
-from pipelines.gpu_costs import GPUS, UTILISATION, clip_of, rollout_costs, training_costs, windows_of
+from pipelines.gpu_costs import GPUS, UTILISATION, clip_of, frames_of, rollout_costs, training_costs, windows_of
 
 SMALL = DiTConfig(d_model=32, depth=2, heads=2, local_widths=(8,), latent_channels=4, layout_channels=2)
 CLIP = Clip(batch=2, frames=3, height_px=64, width_px=96)
@@ -33,6 +34,30 @@ def test_time_is_flops_over_the_share_of_the_peak():
     flops = account(SMALL, CLIP).step_flops * 3 * 10**9
     for name, gpu in GPUS.items():
         assert hours(text, name) == pytest.approx(flops / (gpu.tflops * 1e12 * UTILISATION) / 3600, rel=0.01)
+
+
+def test_a_distillation_counts_its_teachers_windows():
+    world = WorldTraining(model=SMALL, key_frames=KeyFrames(gaps=2, stride=4))
+    text = training_costs(TrainConfig(target="distillation", world=world, loop=LoopConfig(steps=10**9)), CLIP, 1)
+    teacher = 2 * account(SMALL, replace(CLIP, frames=5)).forward_flops
+    assert f"teacher {teacher / 1e12:.2f} TFLOP: 2 windows of 5 frames forward" in text
+    flops = (account(SMALL, CLIP).step_flops + teacher) * 10**9
+    assert hours(text, "H200") == pytest.approx(flops / (GPUS["H200"].tflops * 1e12 * UTILISATION) / 3600, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("target", "settings", "frames"),
+    [
+        ("world_model", {}, 8),
+        ("world_model", {"frames_per_clip": 5}, 5),
+        ("world_model", {"cut": "coarse"}, 13),
+        ("world_model", {"cut": "dense", "key_frames": KeyFrames(stride=6)}, 7),
+        ("world_model", {"cut": "dense", "frames_per_clip": 6}, 6),
+        ("distillation", {"key_frames": KeyFrames(gaps=3)}, 4),
+    ],
+)
+def test_frames_of_a_clip_are_those_the_configuration_asks_for(target, settings, frames):
+    assert frames_of(TrainConfig(target=target, world=WorldTraining(**settings))) == frames
 
 
 def test_spreading_shares_the_state_and_recomputing_keeps_less():
