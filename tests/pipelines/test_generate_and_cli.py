@@ -141,3 +141,11 @@ def test_help_and_configuration_errors_import_neither_torch_nor_ray_nor_arrow():
     )
     assert done.returncode == 0, done.stderr
     assert "generate" in done.stdout
+
+
+def test_a_reader_that_has_seen_enough_gets_no_traceback():
+    command = [sys.executable, "-m", "pipelines.cli", "plan", "conf/train/mila/stage1.yaml"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == ("", 141)
