@@ -116,6 +116,20 @@ def test_training_lowers_the_held_out_error_below_the_memory(tmp_path):
     assert last["held_out_sampled_error"] < 0.5 * last["held_out_memory_error"]
 
 
+def test_held_out_clips_tell_what_training_tells(tmp_path):
+    def held_out(**drops) -> dict[str, float]:
+        config = make_config(tmp_path)
+        task = WorldTask(replace(config, world=replace(config.world, **drops)), ToyClips())
+        return task.evaluate(task.model, torch.device("cpu"))[0]
+
+    # An untrained model answers with its prior: the memory where it is told one, else nothing.
+    told, blind = held_out(), held_out(drop_memory=1.0)
+    assert told["held_out_one_step_error"] == pytest.approx(told["held_out_memory_error"], rel=1e-5)
+    clips = [ToyClips().get(i, np.random.default_rng(0)) for i in (6, 7)]
+    plain = [float(clip.latents_TVCHW[clip.given :].float().square().mean()) for clip in clips]
+    assert blind["held_out_one_step_error"] == pytest.approx(np.mean(plain), rel=1e-5)
+
+
 def test_exported_weights_are_the_average_and_say_what_they_are(tmp_path):
     from dwm.models.weights import load_tensors
 
