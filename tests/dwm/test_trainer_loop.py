@@ -120,7 +120,8 @@ def test_held_out_clips_tell_what_training_tells(tmp_path):
     def held_out(**drops) -> dict[str, float]:
         config = make_config(tmp_path)
         task = WorldTask(replace(config, world=replace(config.world, **drops)), ToyClips())
-        return task.evaluate(task.model, torch.device("cpu"))[0]
+        with torch.no_grad():
+            return task.evaluate(task.model, torch.device("cpu"))[0]
 
     # An untrained model answers with its prior: the memory where it is told one, else nothing.
     told, blind = held_out(), held_out(drop_memory=1.0)
