@@ -65,6 +65,7 @@ class Variant:
     fine_model: str = ""
     rollout: dict[str, Any] = field(default_factory=dict)
     duration_s: float = 0.0  # at most; 0 is the command's
+    cases: int = 0  # the first starting moments alone; 0 is the command's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,17 +128,17 @@ def _make(order: _Order, part: int = 0, of: int = 1) -> tuple[list[str], dict[st
     """Every ``of``-th clip from ``part`` on, made or found: names of their scenes, runs by variant, what could not be driven."""
     config, rejected, runs = order.config, Counter[str](), dict[str, list[Run]]()
     judge = Detector.load(order.detector)
-    moments = starting_moments(order.dataroot, order.version, order.cases, _LOGGED_S)[part::of]
-    held = [(m, s) for m in moments if (s := first_feasible(m, (BASELINE,), order.duration_s, rejected, "as driven"))]
+    moments = list(enumerate(starting_moments(order.dataroot, order.version, order.cases, _LOGGED_S)))[part::of]
+    held = [(n, m, s) for n, m in moments if (s := first_feasible(m, (BASELINE,), order.duration_s, rejected, "as driven"))]
     bench = _Bench(config, order.codec, order.weights, order.things, judge, order.folder)
     image_hw = load_config_of(order.weights, "multi_view_dit").image_hw
     with tqdm(total=len(held) * (1 + len(config.variants)), desc="clips", disable=True if part else None) as bar:
-        for moment, scenario in held:
+        for number, moment, scenario in held:
             clip = _Clip(moment, scenario, judge, config.scored_s, order.duration_s, image_hw)
-            for name, run in bench.of(clip, order.duration_s):
+            for name, run in bench.of(clip, order.duration_s, number):
                 runs.setdefault(name, []).append(run)
                 bar.update()
-    return [moment.scene.name for moment, _ in held], runs, rejected
+    return [moment.scene.name for _, moment, _ in held], runs, rejected
 
 
 def rollout_of(config: SystemsConfig, variant: Variant, where: Path) -> RolloutConfig:
@@ -206,10 +207,12 @@ class _Bench:
         self._codec, self._weights, self._things = codec, weights, things
         self._worlds: dict[tuple[str, str], WorldModel] = {}
 
-    def of(self, clip: _Clip, duration_s: float) -> list[tuple[str, Run]]:
-        """The truth and every variant."""
+    def of(self, clip: _Clip, duration_s: float, number: int) -> list[tuple[str, Run]]:
+        """The truth and every variant that goes as far as this ``number``."""
         return [("truth", self._kept("truth", clip, {}, lambda: self._true(clip)))] + [
-            (variant.name, self._variant(variant, clip, duration_s)) for variant in self._config.variants
+            (variant.name, self._variant(variant, clip, duration_s))
+            for variant in self._config.variants
+            if not variant.cases or number < variant.cases
         ]
 
     def _variant(self, variant: Variant, clip: _Clip, duration_s: float) -> Run:

@@ -20,7 +20,10 @@ _HEAD = ("variant", "time", "clips", "FVD-pg", "FID-pg", "PSNR [dB]", "mAP of tr
 
 
 def systems_table(runs: dict[str, list[Run]], comparisons: Sequence[tuple[str, ...]]) -> list[str]:
-    """Markdown rows by variant and bucket, the floors of the truth, and the comparisons; ``runs`` has the "truth" among them."""
+    """Markdown rows by variant and bucket, the floors of the truth, and the comparisons; ``runs`` has the "truth" among them.
+
+    A variant of fewer clips than the truth has the first of them.
+    """
     truth = runs["truth"]
     lines = ["", _row(*_HEAD), _row(*["---"] * len(_HEAD))]
     for name, made in runs.items():
@@ -38,7 +41,7 @@ def _bucket_row(name: str, made: list[Run], truth: list[Run], b: int) -> str:
         f"{sum(c.seconds_side_by_side for c in cost) / frames:.2f}",
         f"{sum(c.passes for c in cost) / len(cost):.0f}",
     )
-    own, true = ([run.buckets[b] for run in part] for part in (made, truth))
+    own, true = ([run.buckets[b] for run in part] for part in (made, truth[: len(made)]))
     psnr = bootstrap_interval(np.array([bucket.psnr_db.mean() for bucket in own]), np.random.default_rng(0))
     return _row(
         name, _time(b), str(len(made)), *(_spread(_distance(true, own, f), ".4f") for f in (_video, _image)),
@@ -87,7 +90,8 @@ def _floor_line(truth: list[Run], b: int) -> str:
 def _comparison(runs: dict[str, list[Run]], name: str, other: str) -> str:
     """FVD-pg of one variant over another's in the last bucket that both have, moments drawn together."""
     b = min(len(runs[name][0].buckets), len(runs[other][0].buckets)) - 1
-    videos = {key: [_video(run.buckets[b]) for run in runs[key]] for key in ("truth", name, other)}
+    n = min(len(runs[name]), len(runs[other]))
+    videos = {key: [_video(run.buckets[b]) for run in runs[key][:n]] for key in ("truth", name, other)}
     origin = np.concatenate(videos["truth"]).mean(0)
     sums = {key: ClipSums(clips, origin) for key, clips in videos.items()}
 
@@ -96,10 +100,10 @@ def _comparison(runs: dict[str, list[Run]], name: str, other: str) -> str:
         true = sums["truth"].moments(indices)
         return frechet_distance(true, sums[name].moments(indices)) / frechet_distance(true, sums[other].moments(indices))
 
-    everything = np.arange(len(runs[name]), dtype=np.float64)
+    everything = np.arange(n, dtype=np.float64)
     found = bootstrap_interval(everything, np.random.default_rng(0), ratio, resamples=_RESAMPLES)
-    times = [sum(r.cost.seconds for r in runs[key]) / sum(r.cost.frames for r in runs[key]) for key in (name, other)]
-    beside = sum(r.cost.seconds_side_by_side for r in runs[name]) / sum(r.cost.frames for r in runs[name])
+    times = [sum(r.cost.seconds for r in runs[key][:n]) / sum(r.cost.frames for r in runs[key][:n]) for key in (name, other)]
+    beside = sum(r.cost.seconds_side_by_side for r in runs[name][:n]) / sum(r.cost.frames for r in runs[name][:n])
     return (
         f"- {name} against {other}, {_time(b)}: FVD-pg x {_spread(found, '.2f')}; time x {times[0] / times[1]:.2f}, "
         f"with independent windows side by side x {beside / times[1]:.2f}"

@@ -98,6 +98,16 @@ def test_a_comparison_divides_distances_and_times():
     )  # fmt: skip
 
 
+def test_a_variant_of_fewer_clips_is_held_against_the_first_true_ones():
+    truth = [run(seed) for seed in range(4)]
+    lines = systems_table(
+        {"truth": truth, "all": truth, "few": [run(s, shift=0.5) for s in range(2)]}, [("few", "all"), ("few", "few")]
+    )
+    row = cells(lines, "few", "10-20 s")
+    assert (row[2], float(row[3].split()[0])) == ("2", pytest.approx(4 * 0.25, abs=1e-4))
+    assert "few against few, 10-20 s: FVD-pg x 1.00" in lines[-1]
+
+
 def test_a_variants_settings_lie_over_the_files():
     config = SystemsConfig(rollout={"window_frames": 12, "steps": 2}, variants=[])
     rollout = rollout_of(config, Variant(name="a", rollout={"steps": 5}), Path("x.yaml"))
@@ -144,7 +154,7 @@ def test_processes_share_the_clips_and_the_table_is_that_of_one(pg_dataroot: Pat
     models = write_models(tmp_path / "models")
     (tmp_path / "systems.yaml").write_text(
         "scored_s: 1.0\nrollout: {window_frames: 24, memory: none, appearance: false}\nvariants:\n"
-        "  - {name: recurrent}\n  - {name: hierarchical, rollout: {strategy: hierarchical, anchor_fps: 1.0}}\n"
+        "  - {name: recurrent}\n  - {name: once, cases: 1}\n  - {name: hierarchical, rollout: {strategy: hierarchical, anchor_fps: 1.0}}\n"
         "comparisons: [[hierarchical, recurrent]]\n"
     )
     files = [models / f"{name}.safetensors" for name in ("codec", "world")]
@@ -156,7 +166,7 @@ def test_processes_share_the_clips_and_the_table_is_that_of_one(pg_dataroot: Pat
 
     two = table(2, 2)
     made = sorted((tmp_path / "out").rglob("*.npz"))
-    assert [path.parent.name for path in made] == ["hierarchical"] * 2 + ["recurrent"] * 2 + ["truth"] * 2
+    assert [path.parent.name for path in made] == ["hierarchical"] * 2 + ["once"] + ["recurrent"] * 2 + ["truth"] * 2
     assert table(2, 1)[1:] == two[1:]  # nothing is made again
     assert sorted((tmp_path / "out").rglob("*.npz")) == made
     assert cells(two, "recurrent", "0-10 s")[2] == "2"
