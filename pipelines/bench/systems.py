@@ -160,6 +160,8 @@ def _check(config: SystemsConfig, where: Path, duration_s: float) -> None:
             raise InputError(where, f"comparison {pair}", f"name two of {', '.join(names)}")
     for variant in config.variants:
         rollout_of(config, variant, where)
+        for weights in filter(None, (variant.world_model, variant.fine_model)):
+            load_config_of(Path(weights), "multi_view_dit")  # or its InputError, before hours of work
     if duration_s < BUCKET_S:
         raise InputError("--duration", f"{duration_s:g} s", f"give {BUCKET_S:g} or more: scored in buckets of {BUCKET_S:g} s")
     if not CLIP_FRAMES / FPS <= config.scored_s <= BUCKET_S:

@@ -121,6 +121,7 @@ def test_a_variants_settings_lie_over_the_files():
         ("variants: [{name: a}, {name: a}]", 10.0, "give each a name of its own"),
         ("variants: [{name: truth}]", 10.0, "other than 'truth'"),
         ("variants: [{name: a}]\ncomparisons: [[a, b]]", 10.0, r"comparison \['a', 'b'\]; name two of a"),
+        ("variants: [{name: a, fine_model: gone.safetensors}]", 10.0, r"gone\.safetensors: no such weights file"),
         ("variants: [{name: a}]", 8.0, "give 10 or more"),
         ("variants: [{name: a}]\nscored_s: 0.3", 10.0, r"scored_s 0\.3; give 0\.67 to 10"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fnmatch import fnmatch
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -216,3 +217,29 @@ def test_a_model_may_stand_in_a_file_of_its_own_and_overrides_still_reach_it(tmp
     path.write_text("target: world_model\nworld: {model: nowhere.yaml}\n")
     with pytest.raises(InputError, match=r"nowhere\.yaml: no such configuration file"):
         load_training(path, [])
+
+
+@pytest.mark.parametrize("recipe", ["maskgwm/recipe.yaml", "mila/papers_inputs_recipe.yaml"])
+def test_the_systems_of_short_clips_are_chains_from_rendering_to_weights(recipe: str):
+    path = FOLDER / recipe
+    drives, clips, *worlds = (load_training(path.parent / name, []) for name in yaml.safe_load(path.read_text())["recipe"])
+    assert [step.target for step in (drives, clips, *worlds)] == ["drives", "clips", *["world_model"] * len(worlds)]
+    assert drives.drives.out == clips.clips.drives
+    assert {world.data for world in worlds} == {clips.clips.out}
+    # Latents, and the shell that a system starts from, are of one codec.
+    assert {world.world.codec_weights for world in worlds} == {clips.clips.codec_weights}
+    assert worlds[0].initial_shell == "weights/proving_ground_world.safetensors"
+    for before, after in pairwise(worlds):
+        assert after.initial_weights == f"{before.loop.out}/weights.safetensors"
+
+
+def test_the_undistilled_model_differs_from_the_distilled_by_the_teacher_alone():
+    distilled, plain = (load_training(FOLDER / "longdwm" / f"{name}.yaml", []) for name in ("distillation", "undistilled"))
+    assert (plain.initial_weights, plain.data) == (distilled.initial_weights, distilled.data)
+    same = ("learning_rate", "warmup_steps", "decay_fraction", "ema_decay", "batch_size", "accumulate", "seed")
+    assert [getattr(plain.loop, name) for name in same] == [getattr(distilled.loop, name) for name in same]
+    drops = [f"drop_{name}" for name in ("text", "waypoints", "layout", "memory", "appearance")]
+    assert [getattr(plain.world, name) for name in drops] == [getattr(distilled.world, name) for name in drops]
+    assert plain.world.noise == distilled.world.noise and plain.world.model == distilled.world.model
+    told = (plain.world.wear.share, plain.world.faith.memory_share, plain.world.faith.appearance_share)
+    assert (*told, plain.world.dirty_condition_share, plain.world.anchor_share) == (0, 0, 0, 0, 0)
