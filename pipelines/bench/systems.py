@@ -3,7 +3,7 @@
 Every variant of ``conf/bench/systems.yaml`` continues the same starting moments along the logged path. In the last seconds of every
 10 s the frames are held against the true video: FVD-pg and FID-pg (``evaluators.frechet_features``), PSNR, and the detector's mAP
 relative to its mAP on true frames. Beside them stand time and passes through the network. Intervals resample starting moments.
-What is done is kept below ``--out``: the same command goes on.
+What is done is kept below ``--out``: the same command goes on. ``fronts.png`` there shows the first moment in every variant.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from dwm.rollout.strategies import Chunk
 from dwm.rollout.world_model import WorldModel
 from dwm.scenario.perturbations import BASELINE
 from dwm.scenario.types import Scenario
+from dwm.scenes.types import CAMERAS
 from evaluators.buckets import BUCKET_S
 from evaluators.counterfactual import psnr_db
 from evaluators.detector.inference import Detector
@@ -47,6 +48,7 @@ from pipelines.bench.rollouts import (
     starting_moments,
     true_frames,
 )
+from pipelines.bench.systems_figure import draw_fronts
 from pipelines.bench.systems_run import Cost, Counted, Run, Scored, Stopwatch, load_run, save_run
 from pipelines.bench.systems_table import systems_table
 from pipelines.clip_scores import detect_frames, visible_labels
@@ -100,6 +102,7 @@ def bench_systems(
             for part in [pool.submit(_make, order, part, processes) for part in range(processes)]:
                 part.result()
     scenes, runs, rejected = _make(order)
+    draw_fronts(runs, order.folder / "fronts.png")
     size_px, judge = size(load_config_of(weights, "multi_view_dit").image_hw), weights_sha256(detector)[:12]
     lines = [
         f"{len(scenes)} starting moments of {len(set(scenes))} scenes, as driven; scored: the last {config.scored_s:g} s of every "
@@ -198,6 +201,7 @@ class _Clip:
             video_features=features.of_video(images),
             detections=tuple(detect_frames(self._detector, self.conditioner, self.scenario, images[chosen], frames)),
             labels=tuple(visible_labels(self.scenario, self.conditioner, f)[1] for f in frames),
+            front_HW3=images[-1, CAMERAS.index("CAM_FRONT")],
         )  # fmt: skip
 
 

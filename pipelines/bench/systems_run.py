@@ -19,6 +19,7 @@ from dwm.models.conditioning import DenoiseCondition
 from evaluators.boxes import Boxes
 
 Array = NDArray[np.float64]
+_ARRAYS = ("psnr_db", "image_features", "video_features", "front_HW3")  # of a bucket
 
 
 @dataclass(slots=True)
@@ -54,6 +55,7 @@ class Scored:
     video_features: Array  # [N, F]
     detections: tuple[Boxes, ...]  # of every few frames
     labels: tuple[Boxes, ...]  # of the same frames
+    front_HW3: NDArray[np.uint8]  # the front camera's last image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +93,7 @@ def save_run(run: Run, path: Path) -> None:
     """As arrays, all of them or nothing."""
     arrays: dict[str, NDArray] = {f"cost.{f.name}": np.array(getattr(run.cost, f.name)) for f in fields(Cost)}
     for b, bucket in enumerate(run.buckets):
-        for name in ("psnr_db", "image_features", "video_features"):
+        for name in _ARRAYS:
             arrays[f"{b}.{name}"] = getattr(bucket, name)
         for kind in ("detections", "labels"):
             for i, boxes in enumerate(getattr(bucket, kind)):
@@ -118,5 +120,5 @@ def _bucket(arrays: dict[str, NDArray], b: int) -> Scored:
             out.append(Boxes(**{f.name: arrays[f"{b}.{kind}.{len(out)}.{f.name}"] for f in fields(Boxes)}))
         return tuple(out)
 
-    plain = {name: arrays[f"{b}.{name}"] for name in ("psnr_db", "image_features", "video_features")}
+    plain = {name: arrays[f"{b}.{name}"] for name in _ARRAYS}
     return Scored(**plain, detections=boxes("detections"), labels=boxes("labels"))

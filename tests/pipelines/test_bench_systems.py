@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dwm.config import load_config
 from dwm.errors import InputError
@@ -14,6 +15,7 @@ from dwm.rollout.strategies import STRATEGIES
 from evaluators.boxes import Boxes
 from pipelines.bench import systems_run
 from pipelines.bench.systems import SystemsConfig, Variant, bench_systems, rollout_of
+from pipelines.bench.systems_figure import draw_fronts
 from pipelines.bench.systems_run import Cost, Run, Scored, Stopwatch, load_run, save_run
 from pipelines.bench.systems_table import systems_table
 from tests.pipelines.tiny_models import VERSION, write_models
@@ -35,7 +37,7 @@ def run(seed: int, *, shift: float = 0.0, found: int = 4, buckets: int = 2, seco
         made.append(
             Scored(
                 psnr_db=np.array([20.0, 22.0]), image_features=image + shift, video_features=video + shift,
-                detections=(boxes(found), boxes(found)), labels=(boxes(4), boxes(4)),
+                detections=(boxes(found), boxes(found)), labels=(boxes(4), boxes(4)), front_HW3=np.full((8, 14, 3), 50 * seed, np.uint8),
             )
         )  # fmt: skip
     return Run(buckets=tuple(made), cost=Cost(seconds=seconds, seconds_side_by_side=beside, passes=5, frames=120))
@@ -53,9 +55,20 @@ def test_a_run_comes_back_as_it_was_kept(tmp_path: Path):
     assert len(back.buckets) == 2
     for mine, theirs in zip(kept.buckets, back.buckets, strict=True):
         assert np.array_equal(mine.video_features, theirs.video_features)
+        assert np.array_equal(mine.front_HW3, theirs.front_HW3)
         assert [len(b) for b in theirs.detections] == [2, 2]
         for field in fields(Boxes):
             assert np.array_equal(getattr(mine.labels[1], field.name), getattr(theirs.labels[1], field.name))
+
+
+def test_the_figure_shows_each_variants_first_moment_where_it_stands(tmp_path: Path):
+    runs = {"truth": [run(1), run(4)], "dark": [run(2), run(4)], "short": [run(3, buckets=1)]}
+    draw_fronts(runs, tmp_path / "a" / "fronts.png")
+    with Image.open(tmp_path / "a" / "fronts.png") as opened:
+        drawn = np.asarray(opened.convert("RGB"))
+    columns = {v: ((drawn == v).all(-1).sum(0) > 20).astype(int) for v in (50, 100, 150)}
+    images = {v: int((np.diff(found) == 1).sum()) for v, found in columns.items()}  # side by side
+    assert images == {50: 2, 100: 2, 150: 1}
 
 
 def test_time_side_by_side_is_that_of_what_others_wait_for_and_of_the_longest_of_the_rest(monkeypatch):
