@@ -1,0 +1,107 @@
+"""Raw outputs to boxes, lines and a path, without suppression of duplicates, as VAD's published scores read them.
+
+Shapes: B batch, N results of a sample, M modes, T steps, P points of a line. Everything in the LiDAR frame: x right,
+y forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dwm.scenes.types import DETECTION_CLASSES
+from evaluators.boxes import Boxes, boxes_from
+from evaluators.vad.config import OBJECT_CLASSES, VadConfig
+from evaluators.vad.model import VadOutputs
+
+Array = NDArray[np.float64]
+
+MAX_OBJECTS, MAX_LINES = 100, 50
+# Objects with a centre outside are dropped; low xyz, high xyz in metres.
+CENTER_RANGE_M = (-20.0, -35.0, -10.0, 20.0, 35.0, 10.0)
+_DETECTION_LABELS = torch.tensor([DETECTION_CLASSES.index(name) for name in OBJECT_CLASSES])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objects:
+    """Detected objects of one sample, best score first, and where each may go."""
+
+    boxes: Boxes  # labels of ``DETECTION_CLASSES``
+    futures_m: Array  # [N, M, T, 2] from the box's centre, after every 0.5 s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lines:
+    """Map lines of one sample, best score first."""
+
+    labels: NDArray[np.int64]  # [N] index into MAP_CLASSES
+    scores: Array  # [N]
+    points_m: Array  # [N, P, 2]
+
+
+def decode_objects(outputs: VadOutputs) -> list[Objects]:
+    """Objects of every sample: the best 100 pairs of query and class, so that a query may appear as several classes.
+
+    The last decoder layer counts. Boxes have VAD's sizes, (width, length, height), and the yaw of nuScenes: that of the
+    code, an mmdet3d 0.17 angle r, is turned to -r - pi/2.
+    """
+    return [
+        _objects(logits, codes, steps)
+        for logits, codes, steps in zip(
+            outputs.class_logits_LBOK[-1], outputs.boxes_LBO10[-1], outputs.steps_BOMT2, strict=True
+        )
+    ]
+
+
+def _objects(logits_OK: Tensor, codes_O10: Tensor, steps_OMT2: Tensor) -> Objects:
+    scores, queries, classes = _best(logits_OK, MAX_OBJECTS)
+    code = codes_O10[queries]
+    centers = code[:, [0, 1, 4]]
+    low, high = code.new_tensor(CENTER_RANGE_M[:3]), code.new_tensor(CENTER_RANGE_M[3:])
+    inside = ((centers >= low) & (centers <= high)).all(-1)
+    code, queries = code[inside], queries[inside]
+    boxes = boxes_from(
+        _numbers(_DETECTION_LABELS.to(classes.device)[classes[inside]]),
+        _numbers(centers[inside]),
+        _numbers(code[:, [2, 3, 5]].exp()),
+        _numbers(-torch.atan2(code[:, 6], code[:, 7]) - torch.pi / 2),
+        velocities_mps=_numbers(code[:, 8:]),
+        scores=_numbers(scores[inside]),
+    )
+    return Objects(boxes=boxes, futures_m=_numbers(steps_OMT2[queries].cumsum(-2)))
+
+
+def decode_map(outputs: VadOutputs, config: VadConfig) -> list[Lines]:
+    """Lines of every sample: the best 50 pairs of instance and class, whatever their score.
+
+    The public coder also drops lines beyond 20 m by 35 m; points are shares of a smaller range, so none ever is.
+    """
+    low, high = torch.tensor(config.range_m[:2]), torch.tensor(config.range_m[3:5])
+    found = []
+    for logits_IJ, points_IP2 in zip(outputs.map_class_logits_LBIJ[-1], outputs.map_points_LBIP2[-1], strict=True):
+        scores, instances, classes = _best(logits_IJ, MAX_LINES)
+        points = low + points_IP2[instances].detach().cpu() * (high - low)
+        found.append(Lines(labels=_numbers(classes).astype(np.int64), scores=_numbers(scores), points_m=_numbers(points)))
+    return found
+
+
+def decode_plan(outputs: VadOutputs, commands: Sequence[int]) -> Array:
+    """The ego's path [B, T, 2] from where it is, after every 0.5 s, for a command of each sample, index of COMMANDS."""
+    plans = outputs.plan_BUT2[torch.arange(len(commands)), torch.tensor(commands)]
+    return _numbers(plans.cumsum(-2))
+
+
+def _best(logits_QK: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores, queries and classes of the best pairs, best first."""
+    classes = logits_QK.shape[-1]
+    scores, index = logits_QK.sigmoid().flatten().topk(min(count, logits_QK.numel()))
+    return scores, index // classes, index % classes
+
+
+def _numbers(values: Tensor) -> NDArray:
+    return values.detach().cpu().double().numpy()
