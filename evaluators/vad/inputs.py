@@ -42,7 +42,7 @@ class VadFrame:
 def network_images(images: NDArray[np.uint8], config: VadConfig) -> Tensor:
     """Images [V, 3, h, w] from RGB images [V, H, W, 3]: BGR, normalised at full size, scaled, zeros to the right and below."""
     height, width = config.image_hw
-    mean, std = np.float32(config.pixel_mean_bgr), np.float32(config.pixel_std_bgr)
+    mean, std = np.array(config.pixel_mean_bgr, np.float32), np.array(config.pixel_std_bgr, np.float32)
     scaled = [
         cv2.resize((image[..., ::-1].astype(np.float32) - mean) / std, (width, height), interpolation=cv2.INTER_LINEAR)
         for image in images

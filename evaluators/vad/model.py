@@ -15,6 +15,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from dwm.errors import InputError
 from evaluators.vad.config import CONFIGS, MAP_CLASSES, OBJECT_CLASSES, VadConfig
 from evaluators.vad.decoder import refined
 from evaluators.vad.forecast import Forecast, nearest_points
@@ -142,5 +143,7 @@ class VAD(nn.Module):
 
 
 def build_vad(name: str) -> VAD:
-    """An untrained network of ``CONFIGS``."""
+    """An untrained network of ``CONFIGS``; InputError for any other name."""
+    if name not in CONFIGS:
+        raise InputError("VAD", f"no size is called '{name}'", f"sizes: {', '.join(CONFIGS)}")
     return VAD(CONFIGS[name])

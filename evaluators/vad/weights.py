@@ -68,8 +68,8 @@ def load_vad(path: Path) -> tuple[VAD, dict[str, Any]]:
         raise InputError(path, f"not a readable safetensors file ({error})", "restore the file from its source") from error
     if metadata.get("kind") != KIND:
         raise InputError(path, f"holds '{metadata.get('kind', 'unknown')}' weights", f"give a file of kind '{KIND}'")
-    values = {key: tuple(v) if isinstance(v, list) else v for key, v in json.loads(metadata["config"]).items()}
-    model = VAD(VadConfig(**values))
+    values: dict[str, Any] = json.loads(metadata["config"])
+    model = VAD(VadConfig(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}))
     _fit(model, tensors, path, "train the weights again with this version")
     return model.eval(), json.loads(metadata["facts"])
 

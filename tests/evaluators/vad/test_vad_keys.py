@@ -93,6 +93,11 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path):
         load_public(path, "vad_tiny")
 
 
+def test_an_unknown_size_is_answered_with_the_known_ones():
+    with pytest.raises(InputError, match="no size is called 'vad_huge'; sizes: vad_tiny, vad_base, vad_proving_ground"):
+        build_vad("vad_huge")
+
+
 def test_own_weights_come_back_with_their_configuration(tmp_path):
     model, path = VAD(TINY), tmp_path / "vad.safetensors"
     save_vad(path, model, {"steps": 7})

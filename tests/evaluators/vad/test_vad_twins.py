@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from evaluators.vad.bev_encoder import EncoderLayer
+from evaluators.vad.bev_encoder import BevEncoder, EncoderLayer
 from evaluators.vad.bev_geometry import cell_centers, look_up, pillar_points
 from evaluators.vad.decoder import DecoderLayer
 from evaluators.vad.deformable import attend_at
@@ -144,6 +144,18 @@ def test_an_encoder_layer_is_what_its_loops_say():
     attention = layer.attentions[1].deformable_attention
     learned = [layer.attentions[0].sampling_offsets.weight, attention.value_proj.weight, attention.attention_weights.bias]
     assert_same(found, wanted, [bev, position, past, features, *learned])
+
+
+def test_every_encoder_layer_sees_the_past_beside_the_first_queries_both_moved_with_the_ego():
+    encoder, sizes = stirred(BevEncoder(CONFIG)).double(), [(2, 3), (1, 2)]
+    queries, past, features = random(1, 12, 8), random(1, 12, 8, seed=1), random(1, 6, 8, 8, seed=2)
+    position, shift = random(12, 8, seed=3), torch.tensor([[0.1, -0.2]], dtype=torch.float64)
+    sight = look_up(pillar_points(CONFIG).double(), ring(IMAGE_HW).double()[None], IMAGE_HW)
+    centers = cell_centers(CONFIG.bev_hw).double() + shift
+    for before, grids in ((past, torch.stack([past, queries], 1)), (None, None)):
+        first = encoder.layers[0](queries, position, centers[None], grids, features, sizes, sight)
+        wanted = encoder.layers[1](first, position, centers[None], grids, features, sizes, sight)
+        torch.testing.assert_close(encoder(queries, position, shift, before, features, sizes, sight), wanted)
 
 
 def test_a_decoder_layer_is_what_its_loops_say():
