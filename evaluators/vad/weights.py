@@ -68,8 +68,9 @@ def load_vad(path: Path) -> tuple[VAD, dict[str, Any]]:
         raise InputError(path, f"not a readable safetensors file ({error})", "restore the file from its source") from error
     if metadata.get("kind") != KIND:
         raise InputError(path, f"holds '{metadata.get('kind', 'unknown')}' weights", f"give a file of kind '{KIND}'")
-    values: dict[str, Any] = json.loads(metadata["config"])
-    model = VAD(VadConfig(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}))
+    stored: dict[str, Any] = json.loads(metadata["config"])
+    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in stored.items()}
+    model = VAD(VadConfig(**values))
     _fit(model, tensors, path, "train the weights again with this version")
     return model.eval(), json.loads(metadata["facts"])
 
