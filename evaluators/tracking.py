@@ -48,9 +48,7 @@ def evaluate_tracking(dataroot: Path, version: str, split: str, submission_path:
     config = config_factory(OFFICIAL_CONFIG)
     assert isinstance(config, TrackingConfig)
     try:
-        evaluation = TrackingEval(
-            config, str(submission_path), split, str(out_dir), version, str(dataroot), verbose=False
-        )  # fmt: skip
+        evaluation = TrackingEval(config, str(submission_path), split, str(out_dir), version, str(dataroot), verbose=False)
     except Exception as error:  # the devkit raises bare Exceptions too, of a submission without any box for one
         problem = f"the devkit refuses it for split '{split}' ({type(error).__name__}: {error})"
         fix = "list every sample of the split, at most 500 boxes each, with tracking_id, tracking_name and tracking_score"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -113,6 +114,23 @@ def test_an_empty_submission_scores_zero_and_an_empty_world_is_unknown(tmp_path:
 def test_boxes_without_points_do_not_count(tmp_path: Path) -> None:
     truth = dataclasses.replace(boxes((10, 0), (-10, 0)), num_pts=np.array([3, 0]))
     assert scored(tmp_path, truth, truth).scores.truth_counts["car"] == 1
+
+
+def test_cycles_in_racks_do_not_count(tmp_path: Path) -> None:
+    truth = boxes((10, 0), (-10, 0), labels=(BICYCLE, BICYCLE))
+    poses = fake.write_dataroot(tmp_path, [truth], 0.0)
+    append = {
+        "category": {"token": "rack", "name": "static_object.bicycle_rack", "description": ""},
+        "instance": {"token": "i-rack", "category_token": "rack", "nbr_annotations": 1},
+        "sample_annotation": {"token": "a-rack", "instance_token": "i-rack", "size": [6.0, 6.0, 6.0]},
+    }
+    for table, row in append.items():
+        path = tmp_path / fake.VERSION / f"{table}.json"
+        rows = json.loads(path.read_text())
+        path.write_text(json.dumps([*rows, {**rows[0], **row}]))
+    submission = write_submission(tmp_path / "submission.json", {"s0": truth}, poses)
+    report = evaluate_vad_detection(tmp_path, fake.VERSION, fake.SPLIT, submission)
+    assert (report.scores.truth_counts["bicycle"], report.scores.prediction_counts["bicycle"]) == (1, 1)
 
 
 def test_missing_and_incomplete_submissions_are_refused(tmp_path: Path) -> None:

@@ -28,18 +28,18 @@ class TinyInception(nn.Module):
 
 
 class TinyI3d(nn.Module):
-    """Mean colour, mean change, and the size that came in."""
+    """Mean colour, mean change, the size that came in, and that after resizing."""
 
     def forward(self, x: Tensor, rescale: bool = False, resize: bool = False, return_features: bool = False) -> Tensor:
         assert x.shape[1] == 3 and return_features
-        size = torch.tensor([x.shape[3], x.shape[4]], dtype=torch.float32).expand(x.shape[0], 2)
         y = x.float()
         if resize:
             y = F.interpolate(y, size=[x.shape[2], 8, 8], mode="trilinear", align_corners=False)
         if rescale:
             y = 2 * y / 255 - 1
+        sizes = torch.tensor([x.shape[3], x.shape[4], y.shape[3], y.shape[4]], dtype=torch.float32).expand(x.shape[0], 4)
         change = (y[:, :, 1:] - y[:, :, :-1]).abs().mean([1, 2, 3, 4])
-        return torch.cat([y.mean([2, 3, 4]), change[:, None], size], dim=1)
+        return torch.cat([y.mean([2, 3, 4]), change[:, None], sizes], dim=1)
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +91,8 @@ def test_i3d_gets_whole_uint8_clips_and_resizes_inside_or_cropped_ones_ready_mad
     clips[..., 6:14, :] = 200  # the middle square is 12 wide
     squeezed = I3dFeatures(i3d).of_clips(clips)
     cropped = I3dFeatures(i3d, "centre_crop").of_clips(clips)
-    assert squeezed[:, 4:].tolist() == [[12, 20]] * 5
-    assert cropped[:, 4:].tolist() == [[224, 224]] * 5
+    assert squeezed[:, 4:].tolist() == [[12, 20, 8, 8]] * 5
+    assert cropped[:, 4:].tolist() == [[224, 224, 224, 224]] * 5
     # In -1 to 1; the sides are 12 of 20 columns of the whole and 4 of 12 of the middle.
     dark, bright = 2 * 60 / 255 - 1, 2 * 200 / 255 - 1
     np.testing.assert_allclose(squeezed[:, :3], (12 * dark + 8 * bright) / 20, atol=0.05)
@@ -191,7 +191,7 @@ def test_fvd_cuts_successive_clips_per_camera_and_its_card_says_how(i3d: Network
     sentence = whole.card.sentence()
     for part in ("FVD: 2 clips of 25 frames at 2 Hz", "12x20", "anisotropic to 224x224", whole.card.weights_sha256[:12],
                  "10 successive frames to a sample", "true halves, by clip, are", "95% interval",
-                 "every camera a sample of its own"):  # fmt: skip
+                 "every camera a sample of its own", "fewer samples than features: singular covariances"):  # fmt: skip
         assert part in sentence
     assert "samples that begin at 0 to 10 s" in found["FVD", 0.0].card.notes
 
