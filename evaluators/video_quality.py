@@ -99,19 +99,27 @@ class VideoQuality:
         rows = [list(cameras).index(name) for name in used]
         first = 0 if self.config.count_given_frames else self.config.given_frames
         h, w = true.shape[2:4]
-        shape = _Shape(
-            frames=len(true) - first, cameras=tuple(used), image_hw=(h, w), frames_per_second=frames_per_second
-        )  # fmt: skip
+        frames = len(true) - first
+        shape = _Shape(frames=frames, cameras=tuple(used), image_hw=(h, w), frames_per_second=frames_per_second)
         if self._shape not in (None, shape):
             raise InputError("video quality", f"a clip of {shape} after {self._shape}", "score clips of one kind together")
+        asked = [metric for metric, network in self._networks.items() if network is not None]
+        start_s = first / frames_per_second
+        sides = [
+            {metric: self._samples(metric, clip[first:, rows], start_s, frames_per_second) for metric in asked}
+            for clip in (true, generated)
+        ]
+        # All or nothing: a clip that is too short for one network must not stay with the other.
         self._shape = shape
-        for metric, pairs in self._pairs.items():
-            if self._networks[metric] is not None:
-                one, other = (self._samples(metric, clip[first:, rows], first) for clip in (true, generated))
-                pairs.append((one, other))
+        for metric in asked:
+            self._pairs[metric].append((sides[0][metric], sides[1][metric]))
 
     def results(self) -> tuple[VideoQualityResult, ...]:
-        """Of every network: whole clips first, then stretch by stretch; InputError before the first clip."""
+        """Of every network: whole clips first, then stretch by stretch, where true halves hold two samples each or more.
+
+        Raises:
+            InputError: no clips, or too few samples in them.
+        """
         if self._shape is None:
             raise InputError("video quality", "no clips", "add at least one")
         return tuple(result for metric, pairs in self._pairs.items() if pairs for result in self._results_of(metric, pairs))
@@ -119,9 +127,10 @@ class VideoQuality:
     def _results_of(self, metric: str, pairs: list[tuple[_Samples, _Samples]]) -> list[VideoQualityResult]:
         # Rounding must not put a sample that begins at 10 s into the stretch before.
         stretch = np.floor(pairs[0][0].starts_s / self.config.bucket_s + 1e-9).astype(np.int64)
-        everything = np.ones(len(stretch), bool)
-        out = [self._result(metric, pairs, everything, None)]
-        return out + [self._result(metric, pairs, stretch == k, int(k)) for k in np.unique(stretch)]
+        found, counts = np.unique(stretch, return_counts=True)
+        enough = found[counts * max(1, len(pairs) // 2) > 1]
+        out = [self._result(metric, pairs, np.ones(len(stretch), bool), None)]
+        return out + [self._result(metric, pairs, stretch == k, int(k)) for k in enough]
 
     def _result(
         self, metric: str, pairs: list[tuple[_Samples, _Samples]], chosen: NDArray[np.bool_], stretch: int | None
@@ -130,24 +139,23 @@ class VideoQuality:
         score = score_frechet(true, generated, np.random.default_rng(self.config.seed), self.config.resamples)
         start = None if stretch is None else stretch * self.config.bucket_s
         end = None if start is None else start + self.config.bucket_s
-        return VideoQualityResult(
-            metric=metric, start_s=start, end_s=end, score=score, card=self._card(metric, score, start, end)
-        )  # fmt: skip
+        card = self._card(metric, score, start, end)
+        return VideoQualityResult(metric=metric, start_s=start, end_s=end, score=score, card=card)
 
-    def _samples(self, metric: str, clip: Images, first: int) -> _Samples:
-        assert self._shape is not None
-        network, rate = self._networks[metric], self._shape.frames_per_second
+    def _samples(self, metric: str, clip: Images, start_s: float, rate: float) -> _Samples:
+        """Of what counts of a clip, [T, V, H, W, 3], its first frame at ``start_s``."""
+        network, views = self._networks[metric], clip.shape[1]
         if isinstance(network, InceptionFeatures):
-            times = (first + np.repeat(np.arange(len(clip)), clip.shape[1])) / rate
-            return _Samples(features=network.of_images(rearrange(clip, "t v h w c -> (t v) h w c")), starts_s=times)
+            starts_s = start_s + np.repeat(np.arange(len(clip)), views) / rate
+            return _Samples(features=network.of_images(rearrange(clip, "t v h w c -> (t v) h w c")), starts_s=starts_s)
         assert isinstance(network, I3dFeatures)
         length = self.config.clip_frames
         count = len(clip) // length
         if not count:
             raise InputError("FVD", f"{len(clip)} frames that count", f"give {length}, or lower clip_frames")
         parts = rearrange(clip[: count * length], "(n t) v h w c -> (n v) t h w c", t=length)
-        times = (first + length * np.repeat(np.arange(count), clip.shape[1])) / rate
-        return _Samples(features=network.of_clips(parts), starts_s=times)
+        starts_s = start_s + length * np.repeat(np.arange(count), views) / rate
+        return _Samples(features=network.of_clips(parts), starts_s=starts_s)
 
     def _card(self, metric: str, score: FrechetScore, start_s: float | None, end_s: float | None) -> ProtocolCard:
         config, shape, network = self.config, self._shape, self._networks[metric]

@@ -153,6 +153,24 @@ def test_samples_belong_to_the_stretch_in_which_they_begin(inception: NetworkFil
     assert found["FID", 10.0].end_s == 20
 
 
+def test_a_stretch_with_too_few_samples_for_a_floor_is_left_out(inception: NetworkFile) -> None:
+    rng = np.random.default_rng(0)
+    # A last stretch of one frame, of the front camera: halves of three clips hold one sample.
+    true = [video(rng, 21) for _ in range(3)]
+    assert [start for _, start in results(fid(inception, views="front"), true, true)] == [None, 0, 10]
+    assert [start for _, start in results(fid(inception), true, true)] == [None, 0, 10, 20]
+
+
+def test_a_clip_too_short_for_one_network_stays_with_neither(inception: NetworkFile, i3d: NetworkFile) -> None:
+    rng = np.random.default_rng(0)
+    quality = VideoQuality(VideoQualityConfig(clip_frames=10, resamples=20), InceptionFeatures(inception), I3dFeatures(i3d))
+    short, long = video(rng, 10), [video(rng, 11) for _ in range(2)]
+    with pytest.raises(InputError, match="9 frames that count; give 10"):
+        quality.add(short, short, cameras=CAMERAS, frames_per_second=1)
+    found = results(quality, long, long)
+    assert [found[metric, None].score.clips for metric in ("FID", "FVD")] == [2, 2]
+
+
 def test_given_frames_count_only_where_asked_for(inception: NetworkFile) -> None:
     rng = np.random.default_rng(0)
     true = [video(rng, 8) for _ in range(2)]
