@@ -97,8 +97,12 @@ def evaluate_boxes_in_memory(truth: Mapping[str, Boxes], predictions: Mapping[st
     found = {
         token: boxes.select(_in_range(boxes, config)) for token in truth for boxes in [predictions.get(token, Boxes.empty())]
     }
-    gt, predicted = as_eval_boxes(seen, is_truth=True), as_eval_boxes(found, is_truth=False)
-    return _report(_metrics(gt, predicted, config), gt, predicted)
+    return score_eval_boxes(as_eval_boxes(seen, is_truth=True), as_eval_boxes(found, is_truth=False), config)
+
+
+def score_eval_boxes(truth: EvalBoxes, predictions: EvalBoxes, config: DetectionConfig) -> DetectionReport:
+    """The devkit's scores of boxes that are already filtered; ``config`` gives thresholds and averages, not ranges."""
+    return _report(_metrics(truth, predictions, config), truth, predictions)
 
 
 def as_eval_boxes(frames: Mapping[str, Boxes], *, is_truth: bool) -> EvalBoxes:
