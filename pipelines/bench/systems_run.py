@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dwm.errors import InputError
 from dwm.flow.sampler import Denoiser
 from dwm.models.conditioning import DenoiseCondition
 from evaluators.boxes import Boxes
@@ -105,12 +106,17 @@ def save_run(run: Run, path: Path) -> None:
 
 
 def load_run(path: Path) -> Run:
-    """A run as it was saved."""
+    """A run as it was saved; InputError for one of a version that kept something else."""
     with np.load(path, allow_pickle=False) as arrays:
         found = dict(arrays)
-    cost = Cost(**{f.name: found[f"cost.{f.name}"].item() for f in fields(Cost)})
     count = 1 + max(int(name.split(".")[0]) for name in found if name[0].isdigit())
-    return Run(buckets=tuple(_bucket(found, b) for b in range(count)), cost=cost)
+    try:
+        cost = Cost(**{f.name: found[f"cost.{f.name}"].item() for f in fields(Cost)})
+        return Run(buckets=tuple(_bucket(found, b) for b in range(count)), cost=cost)
+    except KeyError as missing:
+        raise InputError(
+            path, f"kept by another version, without {missing}", "give another --out, or delete the file"
+        ) from missing
 
 
 def _bucket(arrays: dict[str, NDArray], b: int) -> Scored:

@@ -61,6 +61,14 @@ def test_a_run_comes_back_as_it_was_kept(tmp_path: Path):
             assert np.array_equal(getattr(mine.labels[1], field.name), getattr(theirs.labels[1], field.name))
 
 
+def test_a_run_that_another_version_kept_is_told_by_file(tmp_path: Path):
+    save_run(run(3), tmp_path / "run.npz")
+    with np.load(tmp_path / "run.npz") as arrays:
+        np.savez(tmp_path / "run.npz", **{name: array for name, array in arrays.items() if name != "1.front_HW3"})
+    with pytest.raises(InputError, match=r"run\.npz: kept by another version, without '1\.front_HW3'; give another --out"):
+        load_run(tmp_path / "run.npz")
+
+
 def test_the_figure_shows_each_variants_first_moment_where_it_stands(tmp_path: Path):
     runs = {"truth": [run(1), run(4)], "dark": [run(2), run(4)], "short": [run(3, buckets=1)]}
     draw_fronts(runs, tmp_path / "a" / "fronts.png")
