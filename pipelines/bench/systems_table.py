@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,14 +27,19 @@ def systems_table(runs: dict[str, list[Run]], comparisons: Sequence[tuple[str, .
     """
     truth = runs["truth"]
     lines = ["", _row(*_HEAD), _row(*["---"] * len(_HEAD))]
+
+    @cache
+    def maps_of_truth(clips: int, b: int) -> Array:
+        return _maps([run.buckets[b] for run in truth[:clips]])
+
     for name, made in runs.items():
         if name != "truth":
-            lines += [_bucket_row(name, made, truth, b) for b in range(len(made[0].buckets))]
+            lines += [_bucket_row(name, made, truth, b, maps_of_truth(len(made), b)) for b in range(len(made[0].buckets))]
     lines += ["", *(_floor_line(truth, b) for b in range(len(truth[0].buckets)) if len(truth) > 1)]
     return [*lines, "", *(_comparison(runs, *pair) for pair in comparisons)]
 
 
-def _bucket_row(name: str, made: list[Run], truth: list[Run], b: int) -> str:
+def _bucket_row(name: str, made: list[Run], truth: list[Run], b: int, of_truth: Array) -> str:
     cost, last = [run.cost for run in made], b == len(made[0].buckets) - 1
     frames = sum(c.frames for c in cost)
     totals = (
@@ -45,7 +51,7 @@ def _bucket_row(name: str, made: list[Run], truth: list[Run], b: int) -> str:
     psnr = bootstrap_interval(np.array([bucket.psnr_db.mean() for bucket in own]), np.random.default_rng(0))
     return _row(
         name, _time(b), str(len(made)), *(_spread(_distance(true, own, f), ".4f") for f in (_video, _image)),
-        _spread(psnr, ".2f"), _spread(_relative_map(own, true), ".2f"), *(totals if last else ("", "", "")),
+        _spread(psnr, ".2f"), _spread(_relative_map(own, of_truth), ".2f"), *(totals if last else ("", "", "")),
     )  # fmt: skip
 
 
@@ -54,22 +60,24 @@ def _distance(true: list[Scored], own: list[Scored], features: Callable[[Scored]
     return score.interval or Interval(value=score.distance, low=np.nan, high=np.nan, level=0.95)
 
 
-def _relative_map(own: list[Scored], true: list[Scored]) -> Interval:
+def _relative_map(own: list[Scored], of_truth: Array) -> Interval:
     """Official mAP over classes with boxes, generated over true frames, of all clips together.
 
     Interval: jackknife over clips, normal; the official evaluation is too slow for a bootstrap.
     """
-
-    def ratio(left_out: int) -> float:
-        made, seen = (_mean_ap([s for i, s in enumerate(part) if i != left_out]) for part in (own, true))
-        return made / seen if seen else float("nan")
-
-    value, n = ratio(-1), len(own)
-    if n == 1:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value, *parts = np.where(of_truth > 0, _maps(own) / of_truth, np.nan)
+    n = len(parts)
+    if n < 2:
         return Interval(value=value, low=np.nan, high=np.nan, level=0.95)
-    parts = np.array([ratio(i) for i in range(n)])
-    spread = 1.96 * float(np.sqrt((n - 1) / n * np.square(parts - parts.mean()).sum()))
+    spread = 1.96 * float(np.sqrt((n - 1) / n * np.square(parts - np.mean(parts)).sum()))
     return Interval(value=value, low=value - spread, high=value + spread, level=0.95)
+
+
+def _maps(clips: list[Scored]) -> Array:
+    """mAP [1 + N] of all clips together, and without each; of one clip, its own."""
+    left_out = range(-1, len(clips) if len(clips) > 1 else 0)
+    return np.array([_mean_ap([clip for i, clip in enumerate(clips) if i != out]) for out in left_out])
 
 
 def _mean_ap(buckets: list[Scored]) -> float:

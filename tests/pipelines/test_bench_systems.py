@@ -110,6 +110,12 @@ def test_a_shift_of_all_features_is_its_squared_length_and_half_the_boxes_half_t
     assert 0.4 < float(row[6]) < 0.55  # two of four boxes, by the devkit's integral
 
 
+def test_one_clip_has_figures_without_intervals():
+    row = cells(systems_table({"truth": [run(1)], "moved": [run(1, found=2)]}, []), "moved", "10-20 s")
+    assert (row[2], row[5]) == ("1", "21.00")
+    assert 0.4 < float(row[6]) < 0.55
+
+
 def test_a_comparison_divides_distances_and_times():
     truth = [run(seed) for seed in range(4)]
     near, far = ([run(s, shift=d, seconds=t, beside=b) for s in range(4)] for d, t, b in ((0.3, 6.0, 1.5), (0.6, 12.0, 12.0)))
