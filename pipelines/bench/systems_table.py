@@ -66,11 +66,12 @@ def _relative_map(own: list[Scored], of_truth: Array) -> Interval:
     Interval: jackknife over clips, normal; the official evaluation is too slow for a bootstrap.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        value, *parts = np.where(of_truth > 0, _maps(own) / of_truth, np.nan)
+        ratios = np.where(of_truth > 0, _maps(own) / of_truth, np.nan)
+    value, parts = float(ratios[0]), ratios[1:]
     n = len(parts)
     if n < 2:
         return Interval(value=value, low=np.nan, high=np.nan, level=0.95)
-    spread = 1.96 * float(np.sqrt((n - 1) / n * np.square(parts - np.mean(parts)).sum()))
+    spread = 1.96 * float(np.sqrt((n - 1) / n * np.square(parts - parts.mean()).sum()))
     return Interval(value=value, low=value - spread, high=value + spread, level=0.95)
 
 
