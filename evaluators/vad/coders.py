@@ -39,7 +39,7 @@ class Objects:
 class Lines:
     """Map lines of one sample, best score first."""
 
-    labels: NDArray[np.int64]  # [N] index into MAP_CLASSES
+    labels: NDArray[np.int64]  # [N] index into ``evaluators.mapping.MAP_CLASSES``
     scores: Array  # [N]
     points_m: Array  # [N, P, 2]
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# In the order of the checkpoints' class logits; not the order of ``dwm.scenes.types.DETECTION_CLASSES``.
+# In the order of the checkpoints' class logits; not the order of ``dwm.scenes.types.DETECTION_CLASSES``. That of map lines is
+# ``evaluators.mapping.MAP_CLASSES``.
 OBJECT_CLASSES = (
     "car", "truck", "construction_vehicle", "bus", "trailer",
     "barrier", "motorcycle", "bicycle", "pedestrian", "traffic_cone",
 )  # fmt: skip
-MAP_CLASSES = ("divider", "ped_crossing", "boundary")
 COMMANDS = ("right", "left", "straight")
 # The learned camera embeddings are bound to this order, which is not the ring order of ``dwm.scenes.types.CAMERAS``.
 CAMERA_ORDER = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")

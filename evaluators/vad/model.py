@@ -16,7 +16,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dwm.errors import InputError
-from evaluators.vad.config import CONFIGS, MAP_CLASSES, OBJECT_CLASSES, VadConfig
+from evaluators.mapping import MAP_CLASSES
+from evaluators.vad.config import CONFIGS, OBJECT_CLASSES, VadConfig
 from evaluators.vad.decoder import refined
 from evaluators.vad.forecast import Forecast, nearest_points
 from evaluators.vad.fpn import FeaturePyramid

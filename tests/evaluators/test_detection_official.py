@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -16,19 +14,9 @@ from evaluators.boxes import ALLOWED_ATTRIBUTES, Boxes, boxes_from
 from evaluators.detection import DetectionReport, evaluate_boxes_in_memory, evaluate_detection
 from evaluators.splits import scenes_of_split
 from evaluators.submission import read_submission, write_submission
-
-
-def _sibling(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
+from tests.evaluators import nuscenes_fake as fake
 
 World = tuple[Path, dict[str, Boxes], dict[str, np.ndarray]]
-fake = _sibling("nuscenes_fake")
 
 
 def truth_boxes() -> list[Boxes]:

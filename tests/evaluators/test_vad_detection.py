@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -20,18 +19,8 @@ from evaluators.detection import evaluate_detection
 from evaluators.submission import write_submission
 from evaluators.tracking import evaluate_tracking, tracking_report
 from evaluators.vad_detection import VadDetectionReport, evaluate_vad_detection
+from tests.evaluators import nuscenes_fake as fake
 
-
-def _sibling(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-fake = _sibling("nuscenes_fake")
 CAR, PEDESTRIAN, BICYCLE = 0, 5, 7
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 
 from dwm.scenes.types import DETECTION_CLASSES
+from evaluators.mapping import MAP_CLASSES
 from evaluators.vad.coders import decode_map, decode_objects, decode_plan
-from evaluators.vad.config import MAP_CLASSES, OBJECT_CLASSES
+from evaluators.vad.config import OBJECT_CLASSES
 from evaluators.vad.model import VadOutputs
 from tests.evaluators.vad.vad_factories import TINY
 
