@@ -72,6 +72,7 @@ class WorldTraining:
     drop_layout: float = 0.2
     drop_memory: float = 0.2
     drop_appearance: float = 0.2
+    papers_inputs_share: float = 0.0  # clips that are told no layout, no memory and no appearance, as the papers' models
     mask_ratio: float = 0.25  # maskgwm: tokens of every row that are dropped; 0 drops none
     mask_time_share: float = 0.5  # maskgwm: clips whose frames drop different tokens (M_time, else M_spatial)
     most_given: int = 0  # leading frames given, drawn for each clip from 0 to this many (maskgwm: 3); 0 leaves it to the clip

@@ -61,14 +61,12 @@ def draw(generator: torch.Generator, given_B: Tensor, frames: int, config: World
     def told(drop: float) -> Tensor:
         return torch.rand(batch, generator=generator) >= drop
 
+    text, waypoints, layout = told(config.drop_text), told(config.drop_waypoints), told(config.drop_layout)
+    memory, appearance, more = told(config.drop_memory), told(config.drop_appearance), told(config.papers_inputs_share)
     return Draw(
-        levels_BT=levels,
-        has_text_B=told(config.drop_text),
-        has_waypoints_B=told(config.drop_waypoints),
-        has_layout_B=told(config.drop_layout),
-        has_memory_B=told(config.drop_memory),
-        has_appearance_B=told(config.drop_appearance),
-    )
+        levels_BT=levels, has_text_B=text, has_waypoints_B=waypoints, has_layout_B=layout & more, has_memory_B=memory & more,
+        has_appearance_B=appearance & more,
+    )  # fmt: skip
 
 
 def _draw_levels(generator: torch.Generator, leading: int, frames: int, config: WorldTraining) -> Tensor:
