@@ -36,7 +36,7 @@ def systems_table(runs: dict[str, list[Run]], comparisons: Sequence[tuple[str, .
         if name != "truth":
             lines += [_bucket_row(name, made, truth, b, maps_of_truth(len(made), b)) for b in range(len(made[0].buckets))]
     lines += ["", *(_floor_line(truth, b) for b in range(len(truth[0].buckets)) if len(truth) > 1)]
-    return [*lines, "", *(_comparison(runs, *pair) for pair in comparisons)]
+    return [*lines, "", *_comparison_rows(runs, comparisons)] if comparisons else lines
 
 
 def _bucket_row(name: str, made: list[Run], truth: list[Run], b: int, of_truth: Array) -> str:
@@ -96,10 +96,25 @@ def _floor_line(truth: list[Run], b: int) -> str:
     return f"- {_time(b)}: true halves, by clip, are {floors[0]:.4f} (FVD-pg) and {floors[1]:.4f} (FID-pg) apart"
 
 
-def _comparison(runs: dict[str, list[Run]], name: str, other: str) -> str:
-    """FVD-pg of one variant over another's in the last bucket that both have, moments drawn together."""
-    b = min(len(runs[name][0].buckets), len(runs[other][0].buckets)) - 1
-    n = min(len(runs[name]), len(runs[other]))
+def _comparison_rows(runs: dict[str, list[Run]], pairs: Sequence[tuple[str, ...]]) -> list[str]:
+    """FVD-pg and time of one variant over another's, in every bucket that both have."""
+    last = len(runs["truth"][0].buckets)
+    head = ("variant", "against", *(f"FVD-pg, {_time(b)}" for b in range(last)), "time a frame", "its independent windows side by side")
+    lines = [_row(*head), _row(*["---"] * len(head))]
+    for name, other in pairs:
+        n = min(len(runs[name]), len(runs[other]))
+        shared = min(len(runs[name][0].buckets), len(runs[other][0].buckets))
+        ratios = [f"x {_spread(_ratio(runs, name, other, n, b), '.2f')}" if b < shared else "" for b in range(last)]
+        costs = {key: [run.cost for run in runs[key][:n]] for key in (name, other)}
+        a_frame = sum(c.seconds for c in costs[other]) / sum(c.frames for c in costs[other])
+        frames = a_frame * sum(c.frames for c in costs[name])
+        times = (sum(c.seconds for c in costs[name]) / frames, sum(c.seconds_side_by_side for c in costs[name]) / frames)
+        lines.append(_row(name, other, *ratios, *(f"x {time:.2f}" for time in times)))
+    return lines
+
+
+def _ratio(runs: dict[str, list[Run]], name: str, other: str, n: int, b: int) -> Interval:
+    """FVD-pg of one variant over another's in bucket ``b``, of the first ``n`` moments, drawn together."""
     videos = {key: [_video(run.buckets[b]) for run in runs[key][:n]] for key in ("truth", name, other)}
     origin = np.concatenate(videos["truth"]).mean(0)
     sums = {key: ClipSums(clips, origin) for key, clips in videos.items()}
@@ -109,14 +124,7 @@ def _comparison(runs: dict[str, list[Run]], name: str, other: str) -> str:
         true = sums["truth"].moments(indices)
         return frechet_distance(true, sums[name].moments(indices)) / frechet_distance(true, sums[other].moments(indices))
 
-    everything = np.arange(n, dtype=np.float64)
-    found = bootstrap_interval(everything, np.random.default_rng(0), ratio, resamples=_RESAMPLES)
-    times = [sum(r.cost.seconds for r in runs[key][:n]) / sum(r.cost.frames for r in runs[key][:n]) for key in (name, other)]
-    beside = sum(r.cost.seconds_side_by_side for r in runs[name][:n]) / sum(r.cost.frames for r in runs[name][:n])
-    return (
-        f"- {name} against {other}, {_time(b)}: FVD-pg x {_spread(found, '.2f')}; time x {times[0] / times[1]:.2f}, "
-        f"with independent windows side by side x {beside / times[1]:.2f}"
-    )
+    return bootstrap_interval(np.arange(n, dtype=np.float64), np.random.default_rng(0), ratio, resamples=_RESAMPLES)
 
 
 def _video(scored: Scored) -> Array:

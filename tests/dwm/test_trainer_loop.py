@@ -215,6 +215,14 @@ def test_shares_of_what_chance_decides():
     assert float(drawn.has_memory_B.float().mean()) == pytest.approx(0.8, abs=0.02)
 
 
+def test_the_papers_inputs_are_without_layout_memory_and_appearance_at_once():
+    config = WorldTraining(drop_waypoints=0.0, drop_layout=0.0, drop_memory=0.0, drop_appearance=0.0, papers_inputs_share=0.7)
+    drawn = draw(torch.Generator().manual_seed(0), torch.ones(4000, dtype=torch.long), 3, config)
+    assert float(drawn.has_layout_B.float().mean()) == pytest.approx(0.3, abs=0.02)
+    assert torch.equal(drawn.has_layout_B, drawn.has_memory_B) and torch.equal(drawn.has_layout_B, drawn.has_appearance_B)
+    assert drawn.has_waypoints_B.all()
+
+
 def test_a_system_starts_from_the_shell_of_another(tmp_path):
     mila = WorldTask(make_config(tmp_path / "a"), ToyClips()).model
     save_model(mila, tmp_path / "mila.safetensors", {})

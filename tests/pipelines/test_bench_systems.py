@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -119,10 +119,18 @@ def test_one_clip_has_figures_without_intervals():
 def test_a_comparison_divides_distances_and_times():
     truth = [run(seed) for seed in range(4)]
     near, far = ([run(s, shift=d, seconds=t, beside=b) for s in range(4)] for d, t, b in ((0.3, 6.0, 1.5), (0.6, 12.0, 12.0)))
-    line = systems_table({"truth": truth, "near": near, "far": far}, [("near", "far")])[-1]
-    assert line == (
-        "- near against far, 10-20 s: FVD-pg x 0.25 (0.25 to 0.25); time x 0.50, with independent windows side by side x 0.12"
-    )  # fmt: skip
+    lines = systems_table({"truth": truth, "near": near, "far": far}, [("near", "far")])
+    assert lines[-3] == (
+        "| variant | against | FVD-pg, 0-10 s | FVD-pg, 10-20 s | time a frame | its independent windows side by side |"
+    )
+    assert lines[-1] == "| near | far | x 0.25 (0.25 to 0.25) | x 0.25 (0.25 to 0.25) | x 0.50 | x 0.12 |"
+
+
+def test_a_comparison_ends_where_the_shorter_variant_does():
+    truth, long = [run(seed) for seed in range(2)], [run(seed, shift=0.6) for seed in range(2)]
+    short = [replace(made, buckets=made.buckets[:1]) for made in long]
+    row = systems_table({"truth": truth, "long": long, "short": short}, [("short", "long")])[-1]
+    assert [cell.strip() for cell in row.split("|")[3:5]] == ["x 1.00", ""]
 
 
 def test_a_variant_of_fewer_clips_is_held_against_the_first_true_ones():
@@ -131,7 +139,7 @@ def test_a_variant_of_fewer_clips_is_held_against_the_first_true_ones():
     lines = systems_table(runs, [("few", "all")])
     row = cells(lines, "few", "10-20 s")
     assert (row[2], float(row[3].split()[0])) == ("2", pytest.approx(4 * 0.25, abs=1e-4))
-    assert "few against all, 10-20 s: FVD-pg x 0.25" in lines[-1]
+    assert lines[-1].startswith("| few | all | x 0.25 (0.25 to 0.25) |")
 
 
 def test_a_variants_settings_lie_over_the_files():

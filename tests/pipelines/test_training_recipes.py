@@ -238,7 +238,7 @@ def test_the_undistilled_model_differs_from_the_distilled_by_the_teacher_alone()
     assert (plain.initial_weights, plain.data) == (distilled.initial_weights, distilled.data)
     same = ("learning_rate", "warmup_steps", "decay_fraction", "ema_decay", "batch_size", "accumulate", "seed")
     assert [getattr(plain.loop, name) for name in same] == [getattr(distilled.loop, name) for name in same]
-    drops = [f"drop_{name}" for name in ("text", "waypoints", "layout", "memory", "appearance")]
+    drops = [*(f"drop_{name}" for name in ("text", "waypoints", "layout", "memory", "appearance")), "papers_inputs_share"]
     assert [getattr(plain.world, name) for name in drops] == [getattr(distilled.world, name) for name in drops]
     assert plain.world.noise == distilled.world.noise and plain.world.model == distilled.world.model
     told = (plain.world.wear.share, plain.world.faith.memory_share, plain.world.faith.appearance_share)
