@@ -99,7 +99,13 @@ def _floor_line(truth: list[Run], b: int) -> str:
 def _comparison_rows(runs: dict[str, list[Run]], pairs: Sequence[tuple[str, ...]]) -> list[str]:
     """FVD-pg and time of one variant over another's, in every bucket that both have."""
     last = len(runs["truth"][0].buckets)
-    head = ("variant", "against", *(f"FVD-pg, {_time(b)}" for b in range(last)), "time a frame", "its independent windows side by side")
+    head = (
+        "variant",
+        "against",
+        *(f"FVD-pg, {_time(b)}" for b in range(last)),
+        "time a frame",
+        "its independent windows side by side",
+    )
     lines = [_row(*head), _row(*["---"] * len(head))]
     for name, other in pairs:
         n = min(len(runs[name]), len(runs[other]))
