@@ -164,7 +164,7 @@ class ClipCache:
         return len(self._paths)
 
     def get(self, index: int, generator: np.random.Generator) -> TrainingClip:
-        raw = torch.load(self._paths[index], weights_only=True)
+        raw = torch.load(self._paths[index], weights_only=True, mmap=True)  # a window of a long clip is a part of its file
         return TrainingClip(
             latents_TVCHW=raw["latents"], memory_TVCHW=raw["memory"], memory_valid_TV1HW=raw["memory_valid"],
             appearance_TVCHW=raw["appearance"], appearance_known_TV1HW=raw["appearance_known"],

@@ -76,7 +76,10 @@ class WorldTraining:
     mask_ratio: float = 0.25  # maskgwm: tokens of every row that are dropped; 0 drops none
     mask_time_share: float = 0.5  # maskgwm: clips whose frames drop different tokens (M_time, else M_spatial)
     most_given: int = 0  # leading frames given, drawn for each clip from 0 to this many (maskgwm: 3); 0 leaves it to the clip
-    cut: str = "whole"  # what of a clip is learnt: all, its "coarse" key frames, or a "dense" window between two of them
+    # What of a clip is learnt: all, its "coarse" key frames, a "dense" window between two of them, or a window at one of the "rates".
+    cut: str = "whole"
+    rates_hz: tuple[int, ...] = (12, 2, 1)  # of such windows, and
+    window_frames: int = 16  # their frames
     key_frames: KeyFrames = field(default_factory=KeyFrames)  # of long clips
     distillation: DistillationConfig = field(default_factory=DistillationConfig)  # for the target "distillation"
     frames_per_clip: int = 0  # frames of a clip that a step looks at, the given ones among them; 0 is all

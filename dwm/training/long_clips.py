@@ -1,4 +1,5 @@
-"""One long clip as LongDWM's models see it: its key frames as a coarse clip, every gap between two as a dense window.
+"""One long clip as LongDWM's models see it: its key frames as a coarse clip, every gap between two as a dense window. And as MiLA's does:
+windows of successive frames at several rates.
 
 Shapes: T frames, K a vector.
 """
@@ -14,7 +15,7 @@ from torch import Tensor
 from dwm.errors import InputError
 from dwm.training.clips import ClipSource, TrainingClip
 
-CUTS = ("whole", "coarse", "dense")
+CUTS = ("whole", "coarse", "dense", "rates")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +92,45 @@ class CutClips:
         return cut(clip, self.key_frames.window(int(generator.integers(self.key_frames.gaps))))
 
 
-def cut_clips(clips: ClipSource, how: str, key_frames: KeyFrames) -> ClipSource:
-    """Clips "whole", their "coarse" key frames or one "dense" window of each; InputError for anything else."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateWindows:
+    """Windows of successive frames at a rate drawn for each (MiLA, supplement B), from wherever in a long clip.
+
+    A clip of no more frames than a window comes whole: the two kinds may be mixed.
+    """
+
+    clips: ClipSource
+    rates_hz: tuple[int, ...]
+    frames: int  # of a window, or as many as a clip has at the rate
+
+    def __post_init__(self) -> None:
+        if not self.rates_hz or min(self.rates_hz) < 1 or self.frames < 2:
+            problem = f"rates of {list(self.rates_hz)} Hz, windows of {self.frames} frames"
+            raise InputError("world.cut", problem, "give rates of at least 1 Hz and windows of at least 2 frames")
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def get(self, index: int, generator: np.random.Generator) -> TrainingClip:
+        clip = self.clips.get(index, generator)
+        total = len(clip.latents_TVCHW)
+        if total <= self.frames:
+            return clip
+        stride = max(1, round(clip.fps / int(generator.choice(self.rates_hz))))
+        length = min(self.frames, (total - 1) // stride + 1)
+        start = int(generator.integers(total - (length - 1) * stride))
+        return cut(clip, range(start, start + (length - 1) * stride + 1, stride))
+
+
+def cut_clips(
+    clips: ClipSource, how: str, key_frames: KeyFrames, rates_hz: tuple[int, ...] = (12, 2, 1), window_frames: int = 16
+) -> ClipSource:
+    """Clips "whole", their "coarse" key frames, one "dense" window of each, or one at one of the "rates".
+
+    Raises InputError for anything else.
+    """
     if how not in CUTS:
         raise InputError("world.cut", f"'{how}' is unknown", f"choose one of {', '.join(CUTS)}")
+    if how == "rates":
+        return RateWindows(clips=clips, rates_hz=rates_hz, frames=window_frames)
     return clips if how == "whole" else CutClips(clips=clips, key_frames=key_frames, dense=how == "dense")

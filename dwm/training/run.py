@@ -36,7 +36,7 @@ def train(config: TrainConfig, progress: bool = False) -> Path:
         found = cache.ClipCache(Path(config.data))
         if config.target == "distillation":
             return fit(DistillationTask(config, found), config.loop, progress=progress)
-        clips = cut_clips(found, config.world.cut, config.world.key_frames)
+        clips = cut_clips(found, config.world.cut, config.world.key_frames, config.world.rates_hz, config.world.window_frames)
         return fit(WorldTask(config, clips), config.loop, progress=progress)
     if config.target == "replay":
         from dwm.training.replay import replay
