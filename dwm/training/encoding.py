@@ -5,10 +5,8 @@ Shapes: T frames, V views, C latent channels, h w latent pixels, H W pixels.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +20,7 @@ from dwm.conditioning.appearance import Appearance
 from dwm.conditioning.build import Given, ScenarioConditioner, camera_features
 from dwm.conditioning.things import Things
 from dwm.models.text_encoder import TextEncoder, load_text_encoder
+from dwm.processes import one_thread_pool
 from dwm.training.config import ClipsConfig, LogClipsConfig
 from dwm.training.loop import pick_device
 
@@ -103,8 +102,7 @@ def encode(config: Config, work: Encode, progress: bool) -> Path:
     """
     if config.processes == 1:
         return _encode_part(config, work, progress, 0)
-    spawn = multiprocessing.get_context("spawn")  # a forked process cannot use the GPU
-    with ProcessPoolExecutor(config.processes, mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with one_thread_pool(config.processes) as pool:
         parts = [pool.submit(_encode_part, config, work, progress, part) for part in range(config.processes)]
         for part in parts:
             part.result()

@@ -10,15 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
@@ -27,6 +24,7 @@ from dwm.conditioning.build import ScenarioConditioner
 from dwm.config import load_config
 from dwm.errors import InputError
 from dwm.models.weights import load_config_of, weights_sha256
+from dwm.processes import one_thread_pool
 from dwm.rollout.config import RolloutConfig
 from dwm.rollout.strategies import Chunk
 from dwm.rollout.world_model import WorldModel
@@ -97,8 +95,7 @@ def bench_systems(
         cases=cases, duration_s=duration_s, folder=out or Path("out/bench/systems"),
     )  # fmt: skip
     if processes > 1:
-        spawn = multiprocessing.get_context("spawn")  # a forked process cannot use the GPU
-        with ProcessPoolExecutor(processes, spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with one_thread_pool(processes) as pool:
             for part in [pool.submit(_make, order, part, processes) for part in range(processes)]:
                 part.result()
     scenes, runs, rejected = _make(order)
