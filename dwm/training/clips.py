@@ -58,6 +58,22 @@ class ClipSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MixedClips:
+    """Several sources, each as often as the others: smaller ones come round more than once. The first one's clips are the last."""
+
+    first: ClipSource
+    others: tuple[ClipSource, ...]
+
+    def __len__(self) -> int:
+        return len(self.first) * (1 + len(self.others))
+
+    def get(self, index: int, generator: np.random.Generator) -> TrainingClip:
+        part, clip = divmod(index, len(self.first))
+        source = self.others[part] if part < len(self.others) else self.first
+        return source.get(clip % len(source), generator)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClipBatch:
     """Clips stacked, as float32 (text int64)."""
 

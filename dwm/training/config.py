@@ -184,6 +184,7 @@ class TrainConfig:
     # windows) or "things"
     target: str = "world_model"
     data: str = "out/training/clips"  # folder: rendered drives for the codec, encoded clips for world models
+    more_data: tuple[str, ...] = ()  # further folders of clips, each seen as often as `data`, whose last clips are held out
     initial_weights: str = ""  # safetensors to start from
     initial_shell: str = ""  # safetensors of another system, to start from everything that both have
     initial_open_sora: str = ""  # or those of Open-Sora 1.1 (STDiT2), for a model of conf/model/mila_700m.yaml's kind

@@ -17,7 +17,7 @@ from dwm.flow.rectified import NoiseConfig
 from dwm.models.dit import DiTConfig
 from dwm.models.systems import build_denoiser
 from dwm.models.weights import load_model, save_model
-from dwm.training.clips import ClipBatch, TrainingClip, collate
+from dwm.training.clips import ClipBatch, MixedClips, TrainingClip, collate
 from dwm.training.config import LoopConfig, TrainConfig, WorldTraining
 from dwm.training.distillation import DistillationConfig, distillation_losses, high_pass, teacher_target, total_loss
 from dwm.training.distillation_trainer import DistillationTask
@@ -153,8 +153,43 @@ def test_dense_cuts_are_drawn_from_all_gaps_and_unknown_cuts_are_told():
     assert starts == {0, 3}
     assert coarse.get(0, rng).layout_TVCHW[:, 0, 0, 0, 0].tolist() == [0, 3, 6]
     assert len(dense) == len(coarse) == 5
-    with pytest.raises(InputError, match=r"world\.cut: 'fine'.*whole, coarse, dense"):
+    with pytest.raises(InputError, match=r"world\.cut: 'fine'.*whole, coarse, dense, rates"):
         cut_clips(LongClips(), "fine", KEYS)
+
+
+def test_windows_at_several_rates_start_anywhere_and_are_as_long_as_the_clip_allows():
+    rng, frames = np.random.default_rng(0), 25
+    windows = cut_clips(LongClips(frames), "rates", KEYS, rates_hz=(12, 6, 1), window_frames=8)
+    seen = {}
+    for _ in range(200):
+        clip = windows.get(0, rng)
+        shown = clip.layout_TVCHW[:, 0, 0, 0, 0].tolist()
+        seen.setdefault(clip.fps, set()).add(shown[0])
+        stride = round(12 / clip.fps)
+        assert shown == list(range(shown[0], shown[0] + stride * len(shown), stride)) and shown[-1] < frames
+        assert len(shown) == {12: 8, 6: 8, 1: 3}[clip.fps] and clip.given == 1 and float(clip.times_T[0]) == 0.0
+    assert seen == {12: set(range(18)), 6: set(range(11)), 1: {0}}
+    whole = cut_clips(LongClips(8), "rates", KEYS, window_frames=8).get(1, rng)
+    assert whole.layout_TVCHW[:, 0, 0, 0, 0].tolist() == list(range(8)), "a short clip comes as it is"
+    with pytest.raises(InputError, match="windows of 1 frames"):
+        cut_clips(LongClips(), "rates", KEYS, window_frames=1)
+
+
+def test_mixed_clips_come_equally_often_and_the_first_sources_last():
+    class Named(LongClips):
+        def __init__(self, name: str, count: int) -> None:
+            super().__init__()
+            self.name, self.count = name, count
+
+        def __len__(self) -> int:
+            return self.count
+
+        def get(self, index: int, generator: np.random.Generator):
+            return f"{self.name}{index}"
+
+    mixed = MixedClips(first=Named("short", 5), others=(Named("long", 2),))
+    found = [mixed.get(i, np.random.default_rng(0)) for i in range(len(mixed))]
+    assert found == ["long0", "long1", "long0", "long1", "long0", *(f"short{k}" for k in range(5))]
 
 
 def test_the_teachers_key_frames_are_the_ends_of_its_windows_asked_for_one_at_a_time():

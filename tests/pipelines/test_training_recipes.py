@@ -222,12 +222,14 @@ def test_a_model_may_stand_in_a_file_of_its_own_and_overrides_still_reach_it(tmp
 @pytest.mark.parametrize("recipe", ["maskgwm/recipe.yaml", "mila/papers_inputs_recipe.yaml"])
 def test_the_systems_of_short_clips_are_chains_from_rendering_to_weights(recipe: str):
     path = FOLDER / recipe
-    drives, clips, *worlds = (load_training(path.parent / name, []) for name in yaml.safe_load(path.read_text())["recipe"])
-    assert [step.target for step in (drives, clips, *worlds)] == ["drives", "clips", *["world_model"] * len(worlds)]
-    assert drives.drives.out == clips.clips.drives
-    assert {world.data for world in worlds} == {clips.clips.out}
+    steps = [load_training(path.parent / name, []) for name in yaml.safe_load(path.read_text())["recipe"]]
+    drives, clips, worlds = ([step for step in steps if step.target == target] for target in ("drives", "clips", "world_model"))
+    assert steps == [*(step for pair in zip(drives, clips, strict=True) for step in pair), *worlds]
+    assert [step.drives.out for step in drives] == [step.clips.drives for step in clips]
+    assert {world.data for world in worlds} == {clips[0].clips.out}
+    assert {folder for world in worlds for folder in world.more_data} == {step.clips.out for step in clips[1:]}
     # Latents, and the shell that a system starts from, are of one codec.
-    assert {world.world.codec_weights for world in worlds} == {clips.clips.codec_weights}
+    assert {world.world.codec_weights for world in worlds} == {step.clips.codec_weights for step in clips}
     assert worlds[0].initial_shell == "weights/proving_ground_world.safetensors"
     for before, after in pairwise(worlds):
         assert after.initial_weights == f"{before.loop.out}/weights.safetensors"
