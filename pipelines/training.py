@@ -38,6 +38,10 @@ def _train_one(path: Path, target: str, overrides: list[str]) -> Path:
         from evaluators.detector.train import DetectorTrainConfig, train_detector
 
         return train_detector(load_config(DetectorTrainConfig, path, overrides))
+    if target == "ego_motion":
+        from evaluators.ego_motion.training import EgoMotionTraining, train_ego_motion
+
+        return train_ego_motion(load_config(EgoMotionTraining, path, overrides))
     from dwm.training import train
 
     return train(load_training(path, overrides), progress=True)

@@ -28,6 +28,11 @@ MODELS: dict[str, tuple[type, Callable[[Any], nn.Module]]] = {
 }
 
 
+def register_model(kind: str, config_class: type, build: Callable[[Any], nn.Module]) -> None:
+    """A kind of model of another package, to be saved and loaded as those of this one."""
+    MODELS[kind] = (config_class, build)
+
+
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """All tensors and the metadata of a safetensors file; InputError when missing, broken, or not finite."""
     with _opened(path) as file:

@@ -1,0 +1,61 @@
+"""How far a finished clip strays from the path it was told to drive, by both opinions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluators.buckets import BUCKET_S
+from evaluators.ego_motion.inference import EgoMotionReader
+from evaluators.ego_motion.odometry import OdometryConfig, ground_steps
+from evaluators.ego_motion.path import PathError, path_error, steps_of
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadingConfig:
+    """How a video is read."""
+
+    step_s: float = 0.25  # between the moments that are compared
+    bucket_s: float = BUCKET_S  # every stretch starts from the commanded pose, so that errors do not pile up
+    odometry: OdometryConfig = field(default_factory=OdometryConfig)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EgoMotionScore:
+    """Errors by stretch."""
+
+    learnt: tuple[PathError, ...]  # of the network
+    seen: tuple[PathError, ...]  # of visual odometry
+    known_share: float  # steps for which visual odometry has an answer
+
+    def metrics(self) -> dict[str, float]:
+        """Means over stretches, by metric name (docs/metrics.md)."""
+        out = {"ego_motion.odometry_known": self.known_share}
+        for prefix, errors in (("ego_motion", self.learnt), ("ego_motion.odometry", self.seen)):
+            for name in ("ade_m", "fde_m", "heading_rad", "speed_mps"):
+                out[f"{prefix}.{name}"] = float(np.mean([getattr(error, name) for error in errors]))
+        return out
+
+
+def read_steps(
+    reader: EgoMotionReader, images: NDArray[np.uint8], intrinsics: Array, camera_to_ego: Array, odometry: OdometryConfig
+) -> tuple[Array, Array]:
+    """Steps [T - 1, 3] between images [T, V, H, W, 3] by the network, and by odometry (NaN where it has no answer)."""
+    return reader.steps(images, intrinsics, camera_to_ego), ground_steps(images, intrinsics, camera_to_ego, odometry)
+
+
+def score_ego_motion(learnt: Array, seen: Array, ego_to_global: Array, config: ReadingConfig | None = None) -> EgoMotionScore:
+    """Steps of ``read_steps`` against commanded poses [T, 4, 4] at the same moments, ``step_s`` apart."""
+    config = config or ReadingConfig()
+    told = steps_of(ego_to_global)
+    length = max(1, round(config.bucket_s / config.step_s))
+    stretches = [slice(i, i + length) for i in range(0, len(told), length)]
+    return EgoMotionScore(
+        learnt=tuple(path_error(learnt[s], told[s], config.step_s) for s in stretches),
+        seen=tuple(path_error(seen[s], told[s], config.step_s) for s in stretches),
+        known_share=float(np.isfinite(seen).all(axis=1).mean()),
+    )
