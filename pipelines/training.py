@@ -42,6 +42,10 @@ def _train_one(path: Path, target: str, overrides: list[str]) -> Path:
         from evaluators.ego_motion.training import EgoMotionTraining, train_ego_motion
 
         return train_ego_motion(load_config(EgoMotionTraining, path, overrides))
+    if target == "vad":
+        from evaluators.vad.training import VadTraining, train_vad
+
+        return train_vad(load_config(VadTraining, path, overrides))
     from dwm.training import train
 
     return train(load_training(path, overrides), progress=True)

@@ -16,6 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dwm.errors import InputError
+from dwm.models.weights import register_model
 from evaluators.mapping import MAP_CLASSES
 from evaluators.vad.config import CONFIGS, OBJECT_CLASSES, VadConfig
 from evaluators.vad.decoder import refined
@@ -141,6 +142,9 @@ class VAD(nn.Module):
     ) -> VadOutputs:
         """Everything the network says about a frame; arguments as ``encode``."""
         return self.pts_bbox_head(self.encode(images_BV3HW, lidar_to_image_BV44, can_bus_B18, past_bev_BQD))
+
+
+register_model("vad", VadConfig, VAD)
 
 
 def build_vad(name: str) -> VAD:

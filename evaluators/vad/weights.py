@@ -1,25 +1,17 @@
-"""Weights of VAD: the public checkpoints, and our own safetensors with their configuration in the metadata."""
+"""Weights of VAD: the public checkpoints; our own are saved and loaded as those of other models (``dwm.models.weights``)."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from dwm.errors import InputError
-from evaluators.vad.config import VadConfig
 from evaluators.vad.model import VAD, build_vad
 
-KIND = "roadreel-vad"
 NAMED = 3  # keys that an error names
 
 
@@ -45,34 +37,6 @@ def load_public(path: Path, name: str) -> VAD:
     model = build_vad(name)
     _fit(model, state, path, f"'{name}' takes the checkpoint of that size only: vad_tiny VAD_tiny.pth, vad_base VAD_base.pth")
     return model.eval()
-
-
-def save_vad(path: Path, model: VAD, facts: dict[str, Any]) -> None:
-    """Write weights atomically; ``facts`` (steps, training data, scores) go into the metadata as JSON."""
-    metadata = {"kind": KIND, "config": json.dumps(dataclasses.asdict(model.config)), "facts": json.dumps(facts)}
-    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, partial, metadata)
-    os.replace(partial, path)
-
-
-def load_vad(path: Path) -> tuple[VAD, dict[str, Any]]:
-    """The network in evaluation mode and the facts that it was saved with; InputError as ``load_public``."""
-    if not path.is_file():
-        raise InputError(path, "no such weights file", "give the path of a .safetensors file of VAD")
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors, metadata = {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except SafetensorError as error:
-        raise InputError(path, f"not a readable safetensors file ({error})", "restore the file from its source") from error
-    if metadata.get("kind") != KIND:
-        raise InputError(path, f"holds '{metadata.get('kind', 'unknown')}' weights", f"give a file of kind '{KIND}'")
-    stored: dict[str, Any] = json.loads(metadata["config"])
-    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in stored.items()}
-    model = VAD(VadConfig(**values))
-    _fit(model, tensors, path, "train the weights again with this version")
-    return model.eval(), json.loads(metadata["facts"])
 
 
 def _fit(model: VAD, tensors: Mapping[str, Tensor], path: Path, fix: str) -> None:

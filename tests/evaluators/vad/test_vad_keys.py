@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from dwm.errors import InputError
+from dwm.models.weights import load_model, save_model
 from evaluators.vad import VAD, build_vad
 from evaluators.vad.config import CONFIGS
-from evaluators.vad.weights import load_public, load_vad, save_vad
+from evaluators.vad.weights import load_public
 from tests.evaluators.vad.vad_factories import TINY, public_shapes
 
 
@@ -100,8 +101,8 @@ def test_an_unknown_size_is_answered_with_the_known_ones():
 
 def test_own_weights_come_back_with_their_configuration(tmp_path):
     model, path = VAD(TINY), tmp_path / "vad.safetensors"
-    save_vad(path, model, {"steps": 7})
-    loaded, facts = load_vad(path)
-    assert loaded.config == TINY and facts == {"steps": 7}
+    save_model(model, path, {"steps": "7"})
+    loaded, config = load_model(path, "vad")
+    assert config == loaded.config == TINY
     for key, tensor in loaded.state_dict().items():
         torch.testing.assert_close(tensor, model.state_dict()[key], rtol=0, atol=0)

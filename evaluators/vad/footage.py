@@ -1,0 +1,106 @@
+"""Stretches of video with labels and map, a key frame every 0.5 s: what VAD learns from, and is scored on.
+
+Shapes: K key frames, V cameras in ring order, H W pixels, A agents.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from dwm.conditioning.build import ScenarioConditioner
+from dwm.errors import InputError
+from dwm.scenario.types import Scenario
+from dwm.scenes.proving_ground.map_expansion import write_map_expansion
+from dwm.training.sequences import drive, open_town
+from evaluators.map_truth import map_lines, open_map
+from evaluators.mapping import MapLine
+from evaluators.vad.config import VadConfig
+from evaluators.vad.inputs import RING_TO_VAD, VadFrame, can_bus_vector, for_scaled, lidar_to_images, network_images
+from evaluators.vad.targets import STEP_S, VadTargets, targets_of
+
+Array = NDArray[np.float64]
+Images = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VadFootage:
+    """One stretch; cameras are taken to fire at the time of the key frame."""
+
+    scenario: Scenario
+    frames: tuple[int, ...]  # [K] of the scenario
+    images: Images  # [K, V, H, W, 3]
+    lines: tuple[tuple[MapLine, ...], ...]  # [K]
+    seen: NDArray[np.bool_]  # [K, A] agents that some picture shows
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def frame(self, k: int, config: VadConfig) -> VadFrame:
+        """What the network reads of a key frame."""
+        return read_frame(self.scenario, self.frames[k], self.images[k], config)
+
+    def targets(self, k: int, config: VadConfig) -> VadTargets:
+        """What it should say."""
+        return targets_of(self.scenario, self.frames[k], config, self.lines[k], self.seen[k])
+
+
+def read_frame(scenario: Scenario, frame: int, images: Images, config: VadConfig) -> VadFrame:
+    """A frame of a scenario from its images [V, H, W, 3] in ring order; there is no CAN bus."""
+    pose, hw = scenario.ego_to_global[frame], (images.shape[1], images.shape[2])
+    cameras = [scenario.scene.cameras[i].resized(hw[1], hw[0]) for i in RING_TO_VAD]
+    lidar_to_image = lidar_to_images(
+        np.stack([c.intrinsics for c in cameras]), np.stack([c.camera_to_ego for c in cameras]),
+        np.repeat(pose[None], len(cameras), axis=0), scenario.scene.lidar_to_ego, pose,
+    )  # fmt: skip
+    return VadFrame(
+        images_V3hw=network_images(images[RING_TO_VAD], config),
+        lidar_to_image_V44=torch.from_numpy(for_scaled(lidar_to_image, hw, config)).float(), can_bus_18=can_bus_vector(pose),
+    )  # fmt: skip
+
+
+def key_frames_of(scenario: Scenario, frames: Sequence[int]) -> list[int]:
+    """Rows of frames that are 0.5 s apart from the first on, as long as no one is missing."""
+    step, at = round(STEP_S * scenario.fps), {frame: row for row, frame in enumerate(frames)}
+    rows, wanted = [], frames[0]
+    while wanted in at:
+        rows.append(at[wanted])
+        wanted += step
+    return rows
+
+
+def seen_agents(conditioner: ScenarioConditioner, frames: Sequence[int]) -> NDArray[np.bool_]:
+    """[K, A] agents that at least one ray of the layout cast meets first."""
+    return np.stack([conditioner.seen_rays(frame) > 0 for frame in frames])
+
+
+def footage_of_drives(folder: Path, progress: bool = True) -> list[VadFootage]:
+    """What the training target "drives" rendered, drive by drive, with the map of its town; InputError where there is nothing."""
+    paths = sorted(folder.glob("drive-*.npy"))
+    if not paths:
+        raise InputError(folder, "no rendered drives", "run the training target 'drives' first")
+    out, town = [], None
+    with tempfile.TemporaryDirectory() as scratch:
+        for path in tqdm(paths, desc="reading drives", disable=None if progress else True):
+            record = json.loads(path.with_suffix(".json").read_text())
+            if town is None or town.city.seed != record["town"]:
+                town = open_town(record["town"], render=False)
+                write_map_expansion(town.city, Path(scratch) / "maps" / "expansion" / f"{town.city.location}.json")
+            scenario, _ = drive(town, record["drive"])
+            images = np.load(path, mmap_mode="r")
+            images = images.reshape(len(record["frames"]), len(scenario.scene.cameras), *images.shape[-3:])
+            rows = key_frames_of(scenario, record["frames"])
+            frames = tuple(record["frames"][row] for row in rows)
+            nusc_map = open_map(Path(scratch), town.city.location)
+            lines = tuple(map_lines(nusc_map, scenario.ego_to_global[f] @ scenario.scene.lidar_to_ego) for f in frames)
+            seen = seen_agents(ScenarioConditioner(scenario), frames)
+            out.append(VadFootage(scenario=scenario, frames=frames, images=images[rows], lines=lines, seen=seen))
+    return out

@@ -1,0 +1,159 @@
+"""Training of VAD: `roadreel train` with the target "vad"."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dwm.errors import InputError
+from dwm.training.config import LoopConfig
+from dwm.training.loop import fit
+from evaluators.vad.augment import grid_masked, relit
+from evaluators.vad.config import CONFIGS
+from evaluators.vad.footage import VadFootage, footage_of_drives
+from evaluators.vad.inputs import VadFrame, since
+from evaluators.vad.losses import VadLossWeights, vad_losses
+from evaluators.vad.mirror import mirrored_frame, mirrored_targets
+from evaluators.vad.model import VAD
+from evaluators.vad.targets import VadTargets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VadTraining:
+    """What it learns from, and how."""
+
+    target: str = "vad"  # what `roadreel train` takes this file for
+    size: str = "vad_proving_ground"  # of CONFIGS
+    drives: tuple[str, ...] = ()  # folders of rendered drives
+    trained_on: str = ""  # in words; stored with the weights
+    held_out: int = 2  # the last stretches, never trained on
+    past_frames: int = 2  # key frames before, read for the grid alone
+    mirrored_share: float = 0.5  # samples shown in a mirror
+    light: float = 0.15  # relit by up to that much
+    grid_mask: bool = True
+    weights: VadLossWeights = field(default_factory=VadLossWeights)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+
+def train_vad(config: VadTraining) -> Path:
+    """Train, or resume ``loop.out``; the path of the weights. Raises InputError for an unknown size and missing footage."""
+    if config.size not in CONFIGS:
+        raise InputError("VAD", f"no size is called '{config.size}'", f"sizes: {', '.join(CONFIGS)}")
+    if not config.drives:
+        raise InputError("drives", "no folder of rendered drives", "give one or several")
+    return fit(VadTask(config, [f for folder in config.drives for f in footage_of_drives(Path(folder))]), config.loop)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VadBatch:
+    """Key frames with those before them, oldest first, and what the last should say; B samples, N frames of each."""
+
+    images_BNV3hw: Tensor
+    lidar_to_image_BNV44: Tensor
+    can_bus_BN18: Tensor
+    targets: tuple[VadTargets, ...]
+
+    def to(self, device: torch.device) -> VadBatch:
+        return VadBatch(
+            images_BNV3hw=self.images_BNV3hw.to(device), lidar_to_image_BNV44=self.lidar_to_image_BNV44.to(device),
+            can_bus_BN18=self.can_bus_BN18.to(device), targets=tuple(t.to(device) for t in self.targets),
+        )  # fmt: skip
+
+
+class VadTask:
+    """See ``dwm.training.loop.Task``. Samples of a batch have the same number of frames: the shortest past counts."""
+
+    def __init__(self, config: VadTraining, footage: list[VadFootage]) -> None:
+        self.config, self._footage, self._size = config, footage, CONFIGS[config.size]
+        learnt = len(footage) - config.held_out
+        places = [(n, k) for n, part in enumerate(footage) for k in range(len(part))]
+        self._learnt, self._kept = [p for p in places if p[0] < learnt], [p for p in places if p[0] >= learnt]
+        if not self._learnt:
+            problem = f"{len(footage)} stretches, the last {config.held_out} held out"
+            raise InputError("VAD", problem, "give more footage, or lower held_out")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.loop.seed)
+            self.model: nn.Module = VAD(self._size)
+
+    @property
+    def fingerprint(self) -> str:
+        return json.dumps({"vad": asdict(self._size)}, sort_keys=True)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        return {"trained_on": self.config.trained_on, "key_frames": str(len(self))}
+
+    def prepare(self, device: torch.device) -> None:
+        """Nothing."""
+
+    def __len__(self) -> int:
+        return len(self._learnt)
+
+    def load(self, indices: list[int], generator: np.random.Generator) -> VadBatch:
+        """Key frames as they are or in a mirror, relit, with holes."""
+        places = [self._learnt[i] for i in indices]
+        past = min(self.config.past_frames, *(k for _, k in places))
+        return _collate([self._sample(place, past, generator) for place in places])
+
+    def _sample(
+        self, place: tuple[int, int], past: int, generator: np.random.Generator | None
+    ) -> tuple[list[VadFrame], VadTargets]:
+        number, k = place
+        footage = self._footage[number]
+        frames = [footage.frame(i, self._size) for i in range(k - past, k + 1)]
+        targets = footage.targets(k, self._size)
+        if generator is None:
+            return frames, targets
+        if generator.random() < self.config.mirrored_share:
+            poses = footage.scenario.ego_to_global[list(footage.frames[k - past : k + 1])]
+            frames = [mirrored_frame(f, self._size.image_hw[1], pose) for f, pose in zip(frames, poses, strict=True)]
+            targets = mirrored_targets(targets)
+        return [self._disturbed(frame, generator) for frame in frames], targets
+
+    def _disturbed(self, frame: VadFrame, generator: np.random.Generator) -> VadFrame:
+        images = relit(frame.images_V3hw, self.config.light, generator)
+        images = grid_masked(images, generator) if self.config.grid_mask else images
+        return VadFrame(images_V3hw=images, lidar_to_image_V44=frame.lidar_to_image_V44, can_bus_18=frame.can_bus_18)
+
+    def loss(self, model: Any, batch: VadBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """The frames before are read without gradients, as in VAD."""
+        past = None
+        with torch.no_grad():
+            for n in range(batch.images_BNV3hw.shape[1] - 1):
+                past = model.encode(batch.images_BNV3hw[:, n], batch.lidar_to_image_BNV44[:, n], batch.can_bus_BN18[:, n], past)
+        outputs = model(batch.images_BNV3hw[:, -1], batch.lidar_to_image_BNV44[:, -1], batch.can_bus_BN18[:, -1], past)
+        losses = vad_losses(outputs, batch.targets, self._size, self.config.weights)
+        return losses.pop("total"), losses
+
+    def evaluate(self, model: Any, device: torch.device) -> tuple[dict[str, float], NDArray[np.uint8] | None]:
+        """The same losses on held-out key frames."""
+        if not self._kept:
+            return {}, None
+        chosen = [self._kept[i] for i in np.unique(np.linspace(0, len(self._kept) - 1, 24).astype(int))]
+        sums: dict[str, float] = {}
+        for place in chosen:
+            batch = _collate([self._sample(place, min(self.config.past_frames, place[1]), None)]).to(device)
+            total, parts = self.loss(model, batch, torch.Generator())
+            for name, value in {"loss": total, **parts}.items():
+                sums[name] = sums.get(name, 0.0) + float(value) / len(chosen)
+        return {f"held_out_{name}": value for name, value in sums.items()}, None
+
+    def finish(self, model: Any, device: torch.device) -> nn.Module:
+        return model
+
+
+def _collate(samples: list[tuple[list[VadFrame], VadTargets]]) -> VadBatch:
+    vectors = [[frame.can_bus_18 for frame in frames] for frames, _ in samples]
+    moved = [[since(v, row[i - 1] if i else None) for i, v in enumerate(row)] for row in vectors]
+    return VadBatch(
+        images_BNV3hw=torch.stack([torch.stack([f.images_V3hw for f in frames]) for frames, _ in samples]),
+        lidar_to_image_BNV44=torch.stack([torch.stack([f.lidar_to_image_V44 for f in frames]) for frames, _ in samples]),
+        can_bus_BN18=torch.from_numpy(np.array(moved)).float(), targets=tuple(targets for _, targets in samples),
+    )  # fmt: skip
