@@ -10,7 +10,7 @@ Where the ego does not head along global x, truth beside the first rectangle and
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,7 +30,8 @@ from dwm.errors import InputError
 from dwm.geometry import rotation_from_quaternion
 from dwm.scenes.dataroot import open_dataroot
 from dwm.scenes.types import DETECTION_CLASSES
-from evaluators.detection import DetectionReport, official_config, score_eval_boxes
+from evaluators.boxes import Boxes
+from evaluators.detection import DetectionReport, as_eval_boxes, official_config, score_eval_boxes
 from evaluators.splits import scenes_of_split
 
 CONFIG = "vad_nusc_detection_cvpr_2019"
@@ -83,6 +84,31 @@ def evaluate_vad_detection(dataroot: Path, version: str, split: str, submission_
         truths_out_of_reach=sum(not _inside_ego_rectangle(box, turns) for box in truth.all),
         detections_below_score=int(below),
     )
+
+
+def evaluate_vad_boxes(
+    truth: Mapping[str, Boxes], predictions: Mapping[str, Boxes], ego_to_global: Mapping[str, NDArray[np.float64]]
+) -> VadDetectionReport:
+    """The same scores of ego-frame boxes by frame, without a dataroot; ``truth`` decides which frames count.
+
+    Bicycle racks are not filtered.
+    """
+    seen, found, beyond, below = {}, {}, 0, 0
+    for token, boxes in truth.items():
+        turn = ego_to_global[token][:3, :3]
+        kept = boxes.select(_inside(boxes.centers_m @ turn.T, strict=True) & (boxes.num_pts != 0))
+        seen[token], beyond = kept, beyond + int((~_inside(kept.centers_m)).sum())
+        own = predictions.get(token, Boxes.empty())
+        sure = own.scores >= MIN_SCORE
+        found[token] = own.select(sure & _inside(own.centers_m) & _inside(own.centers_m @ turn.T, strict=True))
+        below += int((~sure).sum())
+    scores = score_eval_boxes(as_eval_boxes(seen, is_truth=True), as_eval_boxes(found, is_truth=False), official_config())
+    return VadDetectionReport(scores=replace(scores, config=CONFIG), truths_out_of_reach=beyond, detections_below_score=below)
+
+
+def _inside(places_N3: NDArray[np.float64], strict: bool = False) -> NDArray[np.bool_]:
+    x, y = np.abs(places_N3[:, 0]), np.abs(places_N3[:, 1])
+    return (x < RANGE_X_M) & (y < RANGE_Y_M) if strict else (x <= RANGE_X_M) & (y <= RANGE_Y_M)
 
 
 def _samples(nusc: NuScenes, scene_names: list[str]) -> list[str]:

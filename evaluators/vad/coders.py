@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dwm.scenes.types import DETECTION_CLASSES
 from evaluators.boxes import Boxes, boxes_from
+from evaluators.mapping import MAP_CLASSES, MapLine
 from evaluators.vad.config import OBJECT_CLASSES, VadConfig
 from evaluators.vad.model import VadOutputs
 
@@ -33,15 +34,6 @@ class Objects:
 
     boxes: Boxes  # labels of ``DETECTION_CLASSES``
     futures_m: Array  # [N, M, T, 2] from the box's centre, after every 0.5 s
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lines:
-    """Map lines of one sample, best score first."""
-
-    labels: NDArray[np.int64]  # [N] index into ``evaluators.mapping.MAP_CLASSES``
-    scores: Array  # [N]
-    points_m: Array  # [N, P, 2]
 
 
 def decode_objects(outputs: VadOutputs) -> list[Objects]:
@@ -76,8 +68,8 @@ def _objects(logits_OK: Tensor, codes_O10: Tensor, steps_OMT2: Tensor) -> Object
     return Objects(boxes=boxes, futures_m=_numbers(steps_OMT2[queries].cumsum(-2)))
 
 
-def decode_map(outputs: VadOutputs, config: VadConfig) -> list[Lines]:
-    """Lines of every sample: the best 50 pairs of instance and class, whatever their score.
+def decode_map(outputs: VadOutputs, config: VadConfig) -> list[tuple[MapLine, ...]]:
+    """Lines of every sample, best score first: the best 50 pairs of instance and class, whatever their score.
 
     The public coder also drops lines beyond 20 m by 35 m; points are shares of a smaller range, so none ever is.
     """
@@ -86,7 +78,8 @@ def decode_map(outputs: VadOutputs, config: VadConfig) -> list[Lines]:
     for logits_IJ, points_IP2 in zip(outputs.map_class_logits_LBIJ[-1], outputs.map_points_LBIP2[-1], strict=True):
         scores, instances, classes = _best(logits_IJ, MAX_LINES)
         points = low + points_IP2[instances].detach().cpu() * (high - low)
-        found.append(Lines(labels=_numbers(classes).astype(np.int64), scores=_numbers(scores), points_m=_numbers(points)))
+        rows = zip(classes.tolist(), scores.tolist(), _numbers(points), strict=True)
+        found.append(tuple(MapLine(class_name=MAP_CLASSES[k], points_m=line, score=score) for k, score, line in rows))
     return found
 
 

@@ -18,7 +18,7 @@ from evaluators.boxes import Boxes, boxes_from
 from evaluators.detection import evaluate_detection
 from evaluators.submission import write_submission
 from evaluators.tracking import evaluate_tracking, tracking_report
-from evaluators.vad_detection import VadDetectionReport, evaluate_vad_detection
+from evaluators.vad_detection import VadDetectionReport, evaluate_vad_boxes, evaluate_vad_detection
 from tests.evaluators import nuscenes_fake as fake
 
 CAR, PEDESTRIAN, BICYCLE = 0, 5, 7
@@ -120,6 +120,27 @@ def test_cycles_in_racks_do_not_count(tmp_path: Path) -> None:
     submission = write_submission(tmp_path / "submission.json", {"s0": truth}, poses)
     report = evaluate_vad_detection(tmp_path, fake.VERSION, fake.SPLIT, submission)
     assert (report.scores.truth_counts["bicycle"], report.scores.prediction_counts["bicycle"]) == (1, 1)
+
+
+@pytest.mark.parametrize("yaw_rad", [0.0, 0.7, 2.0])
+def test_in_memory_and_through_files_the_scores_are_the_same(tmp_path: Path, yaw_rad: float) -> None:
+    rng = np.random.default_rng(4)
+    places = [tuple(place) for place in rng.uniform([-35, -20], [35, 20], (24, 2))]
+    labels = tuple(int(k) for k in rng.integers(0, 8, 24))
+    truth = dataclasses.replace(boxes(*places, labels=labels), num_pts=rng.integers(0, 4, 24))
+    found = dataclasses.replace(
+        boxes(*places, labels=labels, scores=tuple(rng.uniform(0.05, 1, 24))),
+        centers_m=truth.centers_m + rng.normal(size=(24, 3)) * [0.8, 0.8, 0.1],
+    )
+    poses = fake.write_dataroot(tmp_path, [truth], yaw_rad)
+    path = write_submission(tmp_path / "submission.json", {"s0": found}, poses)
+    official = evaluate_vad_detection(tmp_path, fake.VERSION, fake.SPLIT, path)
+    own = evaluate_vad_boxes({"s0": truth}, {"s0": found}, poses)
+    assert own.truths_out_of_reach == official.truths_out_of_reach
+    assert own.detections_below_score == official.detections_below_score
+    assert own.scores.truth_counts == official.scores.truth_counts
+    assert own.scores.prediction_counts == official.scores.prediction_counts
+    assert own.scores.mean_ap == pytest.approx(official.scores.mean_ap, abs=1e-9)
 
 
 def test_missing_and_incomplete_submissions_are_refused(tmp_path: Path) -> None:

@@ -70,11 +70,11 @@ def test_lines_are_kept_whatever_their_score_with_points_in_metres():
     points = torch.zeros(2, 1, 2, 2, 2)
     points[1, 0, 1] = torch.tensor([[0.5, 0.5], [1.0, 0.25]])
     (found,) = decode_map(outputs(map_class_logits_LBIJ=logits, map_points_LBIP2=points), TINY)
-    assert found.labels[0] == MAP_CLASSES.index("boundary") and len(found.labels) == 6
-    np.testing.assert_allclose(found.scores[0], 1 / (1 + math.e), atol=1e-6)
-    np.testing.assert_allclose(found.points_m[0], [[0, 0], [15, -15]])
+    assert found[0].class_name == "boundary" and len(found) == 6
+    np.testing.assert_allclose(found[0].score, 1 / (1 + math.e), atol=1e-6)
+    np.testing.assert_allclose(found[0].points_m, [[0, 0], [15, -15]])
     many = outputs(map_class_logits_LBIJ=torch.zeros(1, 1, 40, 3), map_points_LBIP2=torch.zeros(1, 1, 40, 2, 2))
-    assert len(decode_map(many, replace(TINY, map_instances=40))[0].labels) == 50
+    assert len(decode_map(many, replace(TINY, map_instances=40))[0]) == 50
 
 
 def test_the_plan_is_that_of_each_samples_command_summed_over_steps():

@@ -15,19 +15,14 @@ from dwm.scenario.perturbations import BASELINE
 from dwm.scenario.types import Scenario
 from dwm.scenes.types import DETECTION_CLASSES
 from evaluators.boxes import boxes_from, boxes_of_scenario
-from evaluators.mapping import MAP_CLASSES, MapLine
 from evaluators.vad.coders import decode_map, decode_objects, decode_plan
-from evaluators.vad.config import COMMANDS, CONFIGS, OBJECT_CLASSES
 from evaluators.vad.losses import VadLossWeights, focal_loss, surroundings, vad_losses
 from evaluators.vad.matching import match_boxes, match_lines
-from evaluators.vad.model import VAD, VadOutputs
+from evaluators.vad.model import VAD
 from evaluators.vad.plan_losses import boundary_loss, collision_loss, direction_loss
 from evaluators.vad.targets import box_code, orders_of, targets_of
-from tests.evaluators.vad.vad_factories import TINY, frame
+from tests.evaluators.vad.vad_factories import CONFIG, LINES, TINY, frame, perfect
 from tests.factories import make_scene
-
-CONFIG = replace(CONFIGS["vad_proving_ground"], object_queries=12, map_instances=6, map_points=5)
-SURE = 9.0  # logit
 
 
 @pytest.fixture(scope="module")
@@ -37,41 +32,10 @@ def scenario() -> Scenario:
     return made
 
 
-LINES = (
-    MapLine(class_name="divider", points_m=np.array([[-1.8, -25.0], [-1.8, 25.0]])),
-    MapLine(class_name="boundary", points_m=np.array([[5.0, -20.0], [6.0, 20.0]])),
-    MapLine(class_name="ped_crossing", points_m=np.array([[-4.0, 10.0], [4.0, 10.0], [4.0, 13.0], [-4.0, 13.0], [-4.0, 10.0]])),
-)
-
-
-def perfect(target) -> VadOutputs:
-    """Outputs of two layers that say what the target says, in another order and with lines drawn backwards."""
-    queries, lines = CONFIG.object_queries, CONFIG.map_instances
-    n, i = len(target.labels_N), len(target.map_labels_I)
-    at, on = torch.arange(n) * 2 % queries + (torch.arange(n) * 2 >= queries).long(), torch.arange(lines - 1, lines - 1 - i, -1)
-    logits, boxes = torch.full((queries, len(OBJECT_CLASSES)), -SURE), torch.zeros(queries, 10)
-    logits[at, target.labels_N], boxes[at] = SURE, torch.nan_to_num(target.boxes_N10)
-    steps, modes = torch.zeros(queries, CONFIG.modes, CONFIG.steps, 2), torch.full((queries, CONFIG.modes), -SURE)
-    steps[:, :] = 50.0
-    steps[at, 2], modes[at, 2] = target.steps_NT2, SURE
-    map_logits, points = torch.full((lines, len(MAP_CLASSES)), -SURE), torch.full((lines, CONFIG.map_points, 2), 0.5)
-    map_logits[on, target.map_labels_I], points[on] = SURE, target.map_points_IGP2[:, 1]
-    plan = torch.zeros(len(COMMANDS), CONFIG.steps, 2)
-    plan[target.command] = target.plan_T2
-
-    def twice(part):
-        return torch.stack([part[None]] * 2)
-
-    return VadOutputs(
-        class_logits_LBOK=twice(logits), boxes_LBO10=twice(boxes), steps_BOMT2=steps[None], mode_logits_BOM=modes[None],
-        map_class_logits_LBIJ=twice(map_logits), map_points_LBIP2=twice(points), plan_BUT2=plan[None], bev_BQD=torch.zeros(1, 1, 1),
-    )  # fmt: skip
-
-
 def test_targets_are_read_back_by_the_coders(scenario):
     target = targets_of(scenario, 12, CONFIG, LINES)
     assert len(target.labels_N) > 0
-    outputs = perfect(target)
+    outputs = perfect(target, CONFIG)
     found = decode_objects(outputs)[0]
     sure = found.boxes.scores > 0.5
     low, high = np.array(CONFIG.range_m[:3]), np.array(CONFIG.range_m[3:])
@@ -86,7 +50,7 @@ def test_targets_are_read_back_by_the_coders(scenario):
     np.testing.assert_allclose(own.velocities_mps[mine], truth.velocities_mps[order], atol=1e-4)
     assert own.labels[mine].tolist() == truth.labels[order].tolist()
     lines = decode_map(outputs, CONFIG)[0]
-    ends = {MAP_CLASSES[k]: p for k, s, p in zip(lines.labels, lines.scores, lines.points_m, strict=True) if s > 0.5}
+    ends = {line.class_name: line.points_m for line in lines if line.score > 0.5}
     np.testing.assert_allclose(sorted(ends["divider"][[0, -1], 1]), [-25, 25], atol=1e-4)
     path = decode_plan(outputs, [target.command])[0]
     driven = [
@@ -119,7 +83,7 @@ def test_unseen_agents_are_no_targets(scenario):
 def test_what_is_perfect_costs_next_to_nothing(scenario):
     target = targets_of(scenario, 12, CONFIG, LINES)
     losses = vad_losses(
-        perfect(target), [target], CONFIG, VadLossWeights(plan_collision=0.0, plan_boundary=0.0, plan_direction=0.0)
+        perfect(target, CONFIG), [target], CONFIG, VadLossWeights(plan_collision=0.0, plan_boundary=0.0, plan_direction=0.0)
     )
     assert set(losses) == {*VadLossWeights.__slots__, "total"}
     assert float(losses["total"]) < 1e-3
@@ -139,7 +103,7 @@ def test_what_is_perfect_costs_next_to_nothing(scenario):
 )
 def test_each_fault_shows_in_its_own_part(scenario, fault, part):
     target = targets_of(scenario, 12, CONFIG, LINES)
-    outputs = perfect(target)
+    outputs = perfect(target, CONFIG)
     faults = {
         "box": {"boxes_LBO10": outputs.boxes_LBO10 + 0.1}, "class": {"class_logits_LBOK": outputs.class_logits_LBOK.roll(1, -1)},
         "line": {"map_points_LBIP2": outputs.map_points_LBIP2 + 0.01}, "plan": {"plan_BUT2": outputs.plan_BUT2 + 0.3},
@@ -173,9 +137,9 @@ def test_a_frame_without_anything_has_a_loss_and_gradients():
     target = targets_of(_empty(), 0, TINY, ())
     losses = vad_losses(outputs, [target], TINY)
     losses["total"].backward()
-    assert all(math.isfinite(float(v)) for v in losses.values())
-    assert float(losses["boxes"]) == float(losses["map_points"]) == float(losses["futures"]) == 0.0
-    assert float(losses["classes"]) > 0
+    assert all(math.isfinite(float(v.detach())) for v in losses.values())
+    values = {name: float(value.detach()) for name, value in losses.items()}
+    assert values["boxes"] == values["map_points"] == values["futures"] == 0.0 and values["classes"] > 0
 
 
 def _empty() -> Scenario:
@@ -236,7 +200,7 @@ def test_constraints_of_the_plan_by_hand():
 
 def test_the_plan_is_held_against_what_the_network_is_sure_of(scenario):
     target = targets_of(scenario, 12, CONFIG, LINES)
-    around = surroundings(perfect(target), 0, CONFIG)
+    around = surroundings(perfect(target, CONFIG), 0, CONFIG)
     assert len(around.agents_NT2) == len(target.labels_N) and len(around.boundaries_IP2) == len(around.dividers_IP2) == 1
     torch.testing.assert_close(around.agents_NT2[:, -1].sum(0), (target.boxes_N10[:, :2] + target.steps_NT2.sum(1)).sum(0))
     np.testing.assert_allclose(sorted(around.dividers_IP2[0, [0, -1], 1].tolist()), [-25, 25], atol=1e-4)
