@@ -59,10 +59,10 @@ def cross_view_agreement(images: Images, intrinsics: Array, camera_to_ego: Array
 
     NaN for pairs that share no picture, and where the overlap is plain.
     """
-    regions = overlaps(intrinsics, camera_to_ego, images.shape[2:4])
+    regions = overlaps(intrinsics, camera_to_ego, (images.shape[2], images.shape[3]))
     out = np.full((len(images), len(regions)), np.nan)
     for t, frame in enumerate(images):
-        grey = [cv2.GaussianBlur(luma(view), (0, 0), _BLUR_PX) for view in frame]
+        grey = [np.asarray(cv2.GaussianBlur(luma(view), (0, 0), _BLUR_PX), np.float32) for view in frame]
         for p, depths in enumerate(regions):
             values = [_correlation(grey[o.first], grey[o.second], o) for o in depths]
             out[t, p] = max((value for value in values if np.isfinite(value)), default=np.nan)

@@ -52,6 +52,5 @@ def score_novelty(images: Images, logged: Images) -> NoveltyScore:
 
 def _thumbnails(images: Images) -> NDArray[np.float32]:
     height, width = _THUMBNAIL_HW
-    return np.stack(
-        [[cv2.resize(luma(view), (width, height), interpolation=cv2.INTER_AREA) for view in frame] for frame in images]
-    )
+    small = [[cv2.resize(luma(view), (width, height), interpolation=cv2.INTER_AREA) for view in frame] for frame in images]
+    return np.asarray(small, np.float32)

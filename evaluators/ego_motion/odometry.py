@@ -37,7 +37,8 @@ class OdometryConfig:
 def ground_steps(images: Images, intrinsics: Array, camera_to_ego: Array, config: OdometryConfig | None = None) -> Array:
     """Steps [T - 1, 3] between images [T, V, H, W, 3] of cameras [V, 3, 3], [V, 4, 4]; NaN where too few corners agree."""
     config = config or OdometryConfig()
-    grounds = [_Ground.of(k, pose, images.shape[2:4], config) for k, pose in zip(intrinsics, camera_to_ego, strict=True)]
+    hw = (images.shape[2], images.shape[3])
+    grounds = [_Ground.of(k, pose, hw, config) for k, pose in zip(intrinsics, camera_to_ego, strict=True)]
     grey = np.stack([[cv2.cvtColor(view, cv2.COLOR_RGB2GRAY) for view in frame] for frame in images])
     rng = np.random.default_rng(config.seed)
     return np.stack([_step(before, after, grounds, config, rng) for before, after in pairwise(grey)])

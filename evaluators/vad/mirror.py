@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from evaluators.vad.config import CAMERA_ORDER, COMMANDS
 from evaluators.vad.inputs import VadFrame, can_bus_vector
@@ -17,13 +18,13 @@ _OTHER_SIDE = [
 ]
 
 
-def mirrored_frame(frame: VadFrame, width_px: int, ego_to_global: np.ndarray) -> VadFrame:
+def mirrored_frame(frame: VadFrame, width_px: int, ego_to_global: NDArray[np.float64]) -> VadFrame:
     """Images flipped over their own ``width_px``, padding left where it is; left cameras for right ones."""
     images = frame.images_V3hw.clone()
     images[..., :width_px] = images[..., :width_px].flip(-1)
     flip_u, flip_x = torch.eye(4), torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0]))
     flip_u[0, 0], flip_u[0, 2] = -1.0, width_px - 1.0
-    mirror = np.diag([1.0, -1.0, 1.0, 1.0])
+    mirror: NDArray[np.float64] = np.diag([1.0, -1.0, 1.0, 1.0])
     return VadFrame(
         images_V3hw=images[_OTHER_SIDE], lidar_to_image_V44=(flip_u @ frame.lidar_to_image_V44 @ flip_x)[_OTHER_SIDE],
         can_bus_18=can_bus_vector(mirror @ ego_to_global @ mirror),

@@ -42,8 +42,8 @@ class VadTargets:
     command: int  # index of COMMANDS
 
     def to(self, device: torch.device) -> VadTargets:
-        moved = {name: getattr(self, name) for name in self.__slots__}
-        return VadTargets(**{name: v.to(device) if isinstance(v, Tensor) else v for name, v in moved.items()})
+        tensors = {name: getattr(self, name).to(device) for name in self.__slots__ if name != "command"}
+        return VadTargets(**tensors, command=self.command)
 
 
 def targets_of(
