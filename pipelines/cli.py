@@ -217,11 +217,14 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--world-model", type=Path, default=Path("weights/proving_ground_world.safetensors"))
     parser.add_argument("--things", type=Path, default=Path("weights/proving_ground_things.safetensors"))
     parser.add_argument("--detector", type=Path, default=Path("weights/proving_ground_detector.safetensors"))
+    parser.add_argument("--ego-motion", type=Path, default=Path("weights/proving_ground_ego_motion.safetensors"))
     parser.add_argument(
         "--cases", type=int, default=12, help="starting moments; scenarios: tries of a family; scenario_cost: scenes"
     )
     parser.add_argument("--steps", type=int, default=1, help="denoising steps of roll-outs")
-    parser.add_argument("--duration", type=float, metavar="SECONDS", help="clip length (default: memory 10, others 60)")
+    parser.add_argument(
+        "--duration", type=float, metavar="SECONDS", help="clip length (default: memory 10, ego_motion 6, others 60)"
+    )
     parser.add_argument("--contrast", type=float, default=10.5, metavar="SECONDS", help="layout: clip length without layout")
     parser.add_argument("--seeds", type=int, default=3, help="traffic: continuations of each scene")
     parser.add_argument("--systems", type=Path, default=Path("conf/bench/systems.yaml"), help="systems: what is compared")
