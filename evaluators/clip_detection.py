@@ -103,6 +103,19 @@ def box_support(
     return support
 
 
+def unlabelled_detections(predictions: Sequence[Boxes], everyone: Sequence[Boxes], config: ClipMatchConfig) -> Array:
+    """Detections [T] of each frame, sure and in range, with no label within ``match_m``, whatever its class or visibility.
+
+    ``everyone`` are all labels, hidden ones too: what a detector finds of those is no invention.
+    """
+    counts = []
+    for found, labels in zip(predictions, everyone, strict=True):
+        sure = found.select((found.scores >= config.min_score) & (found.distances_m < config.max_range_m))
+        gaps = np.linalg.norm(sure.centers_m[:, None, :2] - labels.centers_m[None, :, :2], axis=-1)
+        counts.append(float((gaps.min(axis=1, initial=np.inf) >= config.match_m).sum()))
+    return np.array(counts)
+
+
 def _match_counts(truth: list[Boxes], found: list[Boxes], config: ClipMatchConfig) -> NDArray[np.int64]:
     """[class, (matched, boxes, detections)] counting detections from ``min_score`` on, class by class."""
     counts = np.zeros((len(DETECTION_CLASSES), 3), np.int64)

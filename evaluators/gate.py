@@ -21,6 +21,9 @@ class GateConfig:
     min_image_spread: float | None = 2.0  # grey levels; below: a constant image
     min_reconstruction_db: float | None = 22.0  # PSNR of the codec on the condition frames
     min_counterfactual_psnr_db: float | None = None  # only where the true video can be rendered
+    max_path_error_m: float | None = None  # mean distance of the path read off the video from the commanded one, 10 s at a time
+    min_cross_view: float | None = None  # correlation of the two neighbouring cameras that agree least where both look
+    max_unlabelled: float | None = None  # detections a frame within 30 m that no label explains, beyond those on true video
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +54,7 @@ class _Criterion:
 
 # Metrics that make up the ratio of the detection criterion.
 RECALL, REFERENCE_RECALL = "detection.materialised", "detection.reference_materialised"
+UNLABELLED, REFERENCE_UNLABELLED = "detection.unlabelled", "detection.reference_unlabelled"
 # Boxes within 30 m in the log's own images; only there where no true video exists and these images are the reference.
 LOGGED_BOXES, BOXES_IN_RANGE = "detection.logged_boxes", "detection.boxes_in_range"
 
@@ -83,6 +87,14 @@ _CRITERIA = (
         metric="counterfactual.psnr_db", limit=lambda c: c.min_counterfactual_psnr_db, at_least=True,
         sentence="the video is not what this path would show: {value:.1f} dB to the truth < {limit:.1f} dB",
     ),
+    _Criterion(
+        metric="ego_motion.ade_m", limit=lambda c: c.max_path_error_m, at_least=False,
+        sentence="the camera does not go where it was told: {value:.2f} m from the commanded path > {limit:.2f} m",
+    ),
+    _Criterion(
+        metric="cross_view.worst_pair", limit=lambda c: c.min_cross_view, at_least=True,
+        sentence="two neighbouring cameras do not show one world: correlation {value:.2f} where both look < {limit:.2f}",
+    ),
 )  # fmt: skip
 
 
@@ -92,7 +104,7 @@ def judge(metrics: Mapping[str, float], config: GateConfig) -> Verdict:
     A metric that a criterion needs and that is absent or not a number is itself a reason: nothing passes unmeasured.
     """
     reasons = [reason for criterion in _CRITERIA if (reason := _judge_one(criterion, metrics, config))]
-    reasons += _judge_recall(metrics, config)
+    reasons += _judge_recall(metrics, config) + _judge_unlabelled(metrics, config)
     return Verdict(keep=not reasons, reasons=tuple(reasons))
 
 
@@ -130,6 +142,23 @@ def _judge_recall(metrics: Mapping[str, float], config: GateConfig) -> list[Reas
         f"{reference:.0%} {source}; ratio {recall / reference:.2f} < {limit:.2f}"
     )
     return [Reason(metric=RECALL, value=recall / reference, limit=limit, sentence=sentence)]
+
+
+def _judge_unlabelled(metrics: Mapping[str, float], config: GateConfig) -> list[Reason]:
+    """Things that nobody asked for; what the detector invents on true video is its own fault. Zero where there is none."""
+    limit = config.max_unlabelled
+    if limit is None:
+        return []
+    value = metrics.get(UNLABELLED, math.nan)
+    if not math.isfinite(value):
+        return [_not_measured(UNLABELLED, UNLABELLED in metrics, value, limit)]
+    more = value - metrics.get(REFERENCE_UNLABELLED, 0.0)
+    if more <= limit:
+        return []
+    sentence = (
+        f"things appear that no label knows: {value:.2f} detections a frame, {more:.2f} more than on true video > {limit:.2f}"
+    )
+    return [Reason(metric=UNLABELLED, value=more, limit=limit, sentence=sentence)]
 
 
 def _judge_reference(reference: float, metrics: Mapping[str, float], config: GateConfig) -> list[Reason]:

@@ -15,24 +15,24 @@ from numpy.typing import NDArray
 from dwm.conditioning.build import ScenarioConditioner, images_to_tensor, tensor_to_images
 from dwm.rollout.world_model import WorldModel
 from dwm.scenario.types import Scenario
-from dwm.scenes.clips import named_resize, read_video_frames
+from dwm.scenes.clips import read_video_frames
 from dwm.scenes.proving_ground.counterfactual import open_counterfactual
 from dwm.scenes.types import CAMERAS
 from evaluators.boxes import Boxes, boxes_of_scenario
-from evaluators.buckets import BUCKET_S, bucket_means
-from evaluators.clip_detection import ClipDetectionScore, ClipMatchConfig, score_clip_detections
+from evaluators.clip_detection import ClipMatchConfig, score_clip_detections, unlabelled_detections
 from evaluators.counterfactual import psnr_db, score_counterfactual
+from evaluators.cross_view import cross_view_agreement, cross_view_metrics
 from evaluators.detection import DetectionReport, evaluate_boxes_in_memory
 from evaluators.detector.inference import Detector
-from evaluators.flicker import AppearanceScore, score_appearance
-from evaluators.protocol import ProtocolCard
+from evaluators.ego_motion.inference import EgoMotionReader
+from evaluators.ego_motion.score import ReadingConfig, read_steps, score_ego_motion
+from evaluators.flicker import score_appearance
 from pipelines.config import EvaluateConfig
 from pipelines.logged_clip import logged_clip
+from pipelines.metric_table import Judges, MetricTable, add_appearance, add_counterfactual, add_detection, add_flat
 
 Images = NDArray[np.uint8]
 Array = NDArray[np.float64]
-_UNITS = {"image.min_spread": "grey levels", "sharpness.mean": "grey levels per pixel"}  # of those that have one
-_PICTURES = {"generated": "decoded video", "truth": "rendered frames", "log": "logged images"}  # by source of a metric
 # Rays of the layout cast that must meet a box first before a detector is asked to find it, of so many in a view: a larger image has more
 # of them, but the detector sees the box at its own size.
 _MIN_RAYS, _RAYS = 2, 64 * 112
@@ -50,36 +50,56 @@ class ClipScores:
 
 
 def score_clip(
-    scenario: Scenario, conditioner: ScenarioConditioner, folder: Path, leading: Images, world: WorldModel,
-    detector: Detector | None, config: EvaluateConfig,
+    scenario: Scenario, conditioner: ScenarioConditioner, folder: Path, leading: Images, world: WorldModel, judges: Judges,
+    config: EvaluateConfig,
 ) -> ClipScores:  # fmt: skip
     """Everything that can be measured on a finished clip; what cannot is absent and the gate says so.
 
     Of the ``leading`` frames [N, V, H, W, 3], which are the log's, only the last is judged with what was made, as one alone is.
     """
-    total, logged = len(scenario.timestamps_us), len(leading)
+    total = len(scenario.timestamps_us)
+    video = np.stack([read_video_frames(folder / f"{channel}.mp4", range(total)) for channel in CAMERAS], axis=1)
+    return score_video(scenario, conditioner, video, leading, world, judges, config)
+
+
+def score_video(
+    scenario: Scenario, conditioner: ScenarioConditioner, video: Images, leading: Images, world: WorldModel, judges: Judges,
+    config: EvaluateConfig,
+) -> ClipScores:  # fmt: skip
+    """The same of decoded frames [T, V, H, W, 3]."""
+    total, logged, detector = len(scenario.timestamps_us), len(leading), judges.detector
     grid = range(0, total, max(1, round(config.every_s * scenario.fps)))
     frames = [f for f in grid if f >= logged - 1] or [total - 1]
     given = sum(f < logged for f in frames)
-    video = np.stack([read_video_frames(folder / f"{channel}.mp4", range(total)) for channel in CAMERAS], axis=1)
     truth = _truth(scenario, frames, world.image_hw) if config.counterfactual else None
-    table = _Table(scenario, detector, world.image_hw)
+    table = MetricTable(scenario, judges, world.image_hw)
     gate = {"codec.reconstruction_psnr_db": _reconstruction_db(world, leading[0])}
     table.add("codec.reconstruction_psnr_db", gate["codec.reconstruction_psnr_db"], "dB")
     appearance = score_appearance(video, scenario.fps, logged, ego_speed_mps=_speed(scenario))
     gate |= appearance.metrics()
-    _add_appearance(table, appearance)
+    add_appearance(table, appearance)
+    for source, pictures in (("generated", video[frames]), ("truth", truth)):
+        if pictures is not None:
+            agreement = cross_view_metrics(cross_view_agreement(pictures, *_rig(conditioner)))
+            add_flat(table, agreement, source, len(frames))
+            gate |= agreement if source == "generated" else {}
+    if judges.ego_motion is not None and total > logged:
+        motion = _ego_motion(judges.ego_motion, conditioner, scenario, video, logged)
+        gate |= motion
+        add_flat(table, motion, "generated", 1)
     if truth is not None and len(frames) > given:
         score = score_counterfactual(video[frames], truth, 1 / config.every_s, given)
         gate |= score.metrics()
-        _add_counterfactual(table, score.psnr_db[given:], score.ssim[given:], frames[given:])
+        add_counterfactual(table, score.psnr_db[given:], score.ssim[given:], frames[given:])
     detections, support = {}, {}
     if detector is not None:
         labels = [visible_labels(scenario, conditioner, f) for f in frames]
         found = detect_frames(detector, conditioner, scenario, video[frames], frames)
         clip = score_clip_detections([boxes for _, boxes in labels], found, matching(detector))
+        everyone = [boxes_of_scenario(scenario, f) for f in frames]
         gate |= clip.metrics()
-        _add_detection(table, clip, _official(labels, found), frames, "generated")
+        gate["detection.unlabelled"] = _add_unlabelled(table, found, everyone, detector, "generated")
+        add_detection(table, clip, _official(labels, found), frames, "generated")
         detections = dict(zip(frames, found, strict=True))
         support = {
             f: dict(zip(agents.tolist(), s.tolist(), strict=True))
@@ -89,7 +109,8 @@ def score_clip(
             seen = detect_frames(detector, conditioner, scenario, truth, frames)
             reference = score_clip_detections([boxes for _, boxes in labels], seen, matching(detector))
             gate["detection.reference_materialised"] = reference.materialised
-            _add_detection(table, reference, _official(labels, seen), frames, "truth")
+            gate["detection.reference_unlabelled"] = _add_unlabelled(table, seen, everyone, detector, "truth")
+            add_detection(table, reference, _official(labels, seen), frames, "truth")
         else:
             gate |= _add_logged_reference(table, detector, scenario, world)
     return ClipScores(rows=table.rows, for_gate=gate, scored_frames=tuple(frames), detections=detections, support=support)
@@ -105,68 +126,28 @@ def encode_loss_db(folder: Path, kept: Mapping[int, Images]) -> dict[str, float]
     return out
 
 
-class _Table:
-    """Rows of the ``metrics`` table with their protocol."""
-
-    def __init__(self, scenario: Scenario, detector: Detector | None, image_hw: tuple[int, int]) -> None:
-        self.rows: list[dict[str, Any]] = []
-        self._image_hw, self._seen_hw = image_hw, detector.image_hw if detector else image_hw
-        self._scenario, self._weights = scenario, detector.sha256 if detector else None
-
-    def add(self, metric: str, value: float, unit: str, *, source: str = "generated", samples: int = 1, **columns: Any) -> None:
-        by_detector = metric.startswith("detection")
-        scored_hw = self._seen_hw if by_detector else self._image_hw
-        card = ProtocolCard(
-            metric=metric, samples=samples, unit="frame", frames=len(self._scenario.timestamps_us),
-            frames_per_second=self._scenario.fps, cameras=CAMERAS, image_hw=scored_hw,
-            resize=named_resize(self._image_hw, scored_hw), source=_PICTURES[source],
-            weights_sha256=self._weights if by_detector else None, seed=self._scenario.seed,
-        )  # fmt: skip
-        self.rows.append({"metric": metric, "value": float(value), "unit": unit, "source": source, "card": card, **columns})
-
-    def add_buckets(self, metric: str, values: Array, rate_hz: float, unit: str, source: str = "generated") -> None:
-        end_s = len(self._scenario.timestamps_us) / self._scenario.fps
-        for k, mean in enumerate(bucket_means(values, rate_hz)):
-            until_s = min((k + 1) * BUCKET_S, end_s)
-            self.add(metric, mean, unit, source=source, bucket_start_s=k * BUCKET_S, bucket_end_s=until_s)
+def _rig(conditioner: ScenarioConditioner) -> tuple[Array, Array]:
+    """Intrinsics [V, 3, 3] and camera-to-ego poses [V, 4, 4]."""
+    cameras = conditioner.cameras
+    return np.stack([c.intrinsics for c in cameras]), np.stack([c.camera_to_ego for c in cameras])
 
 
-def _add_appearance(table: _Table, score: AppearanceScore) -> None:
-    for name, value in score.metrics().items():
-        if not name.endswith("s"):  # the stretches follow as buckets
-            table.add(name, value, _UNITS.get(name, ""))
-    table.add_buckets("flicker", score.judged(1 - score.change.mean(1) / 255), score.fps, "")
-    table.add_buckets("sharpness", score.judged(score.sharpness.mean(1)), score.fps, "grey levels per pixel")
+def _ego_motion(
+    reader: EgoMotionReader, conditioner: ScenarioConditioner, scenario: Scenario, video: Images, logged: int
+) -> dict[str, float]:
+    """How far the video strays from the commanded path, from the last given frame on."""
+    config = ReadingConfig()
+    frames = range(logged - 1, len(video), max(1, round(config.step_s * scenario.fps)))
+    if len(frames) < 2:
+        return {}
+    learnt, seen = read_steps(reader, video[frames], *_rig(conditioner), config.odometry)
+    return score_ego_motion(learnt, seen, scenario.ego_to_global[frames], config).metrics()
 
 
-def _add_counterfactual(table: _Table, psnr: Array, similarity: Array, frames: Sequence[int]) -> None:
-    table.add("counterfactual.psnr_db", float(psnr.mean()), "dB", samples=psnr.size)
-    table.add("counterfactual.ssim", float(similarity.mean()), "", samples=similarity.size)
-    for channel, value in zip(CAMERAS, psnr.mean(0), strict=True):
-        table.add("counterfactual.psnr_db", float(value), "dB", channel=channel, samples=len(psnr))
-    rate = 1 / max((frames[1] - frames[0]) / table._scenario.fps, 1e-9) if len(frames) > 1 else 1.0
-    table.add_buckets("counterfactual.psnr_db", psnr.mean(1), rate, "dB")
-
-
-def _add_detection(
-    table: _Table, clip: ClipDetectionScore, report: DetectionReport, frames: Sequence[int], source: str
-) -> None:
-    n = len(frames)
-    for name, value in clip.metrics().items():
-        if ".recall." not in name:
-            table.add(name, value, "", source=source, samples=n)
-    for name, score in clip.classes.items():
-        if score.boxes:
-            table.add("detection.recall", score.recall, "", source=source, samples=n, detection_class=name)
-    table.add("detection.map", report.mean_ap, "", source=source, samples=n)
-    table.add("detection.nds", report.nds, "", source=source, samples=n)
-    table.add("detection.map_with_truth", report.mean_ap_with_truth, "", source=source, samples=n)
-    for name, value in report.class_ap.items():
-        if report.truth_counts[name]:
-            table.add("detection.ap", value, "", source=source, samples=n, detection_class=name)
-    rate = table._scenario.fps / (frames[1] - frames[0]) if n > 1 else 1.0
-    by_time = np.pad(clip.recall_by_frame, (round(frames[0] / table._scenario.fps * rate), 0), constant_values=math.nan)
-    table.add_buckets("detection.recall_by_time", by_time, rate, "", source)
+def _add_unlabelled(table: MetricTable, found: list[Boxes], everyone: list[Boxes], detector: Detector, source: str) -> float:
+    value = float(unlabelled_detections(found, everyone, matching(detector)).mean())
+    table.add("detection.unlabelled", value, "boxes", source=source, samples=len(found))
+    return value
 
 
 def _official(labels: list[tuple[NDArray[np.int64], Boxes]], found: list[Boxes]) -> DetectionReport:
@@ -183,9 +164,7 @@ def matching(detector: Detector) -> ClipMatchConfig:
 def detect_frames(
     detector: Detector, conditioner: ScenarioConditioner, scenario: Scenario, images: Images, frames: Sequence[int]
 ) -> list[Boxes]:
-    intrinsics = np.stack([c.intrinsics for c in conditioner.cameras])
-    camera_to_ego = np.stack([c.camera_to_ego for c in conditioner.cameras])
-    return detector.detect_clip(images, intrinsics, camera_to_ego, scenario.ego_to_global[list(frames)])
+    return detector.detect_clip(images, *_rig(conditioner), scenario.ego_to_global[list(frames)])
 
 
 def visible_labels(scenario: Scenario, conditioner: ScenarioConditioner, frame: int) -> tuple[NDArray[np.int64], Boxes]:
@@ -202,7 +181,7 @@ def _truth(scenario: Scenario, frames: Sequence[int], image_hw: tuple[int, int])
     return None if world is None else np.stack([world.views(scenario, f, image_hw).image for f in frames])
 
 
-def _add_logged_reference(table: _Table, detector: Detector, scenario: Scenario, world: WorldModel) -> dict[str, float]:
+def _add_logged_reference(table: MetricTable, detector: Detector, scenario: Scenario, world: WorldModel) -> dict[str, float]:
     """Without true video: how many boxes the detector finds in the log's own images."""
     log = logged_clip(scenario, world.image_hw)
     if log is None:

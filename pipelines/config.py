@@ -104,6 +104,7 @@ class EvaluateConfig:
     """How generated clips are scored."""
 
     detector: str | None = None  # weights of the 3D detector; none: no detection metrics
+    ego_motion: str | None = None  # weights of the network that reads the ego's motion; none: it is not compared with the path
     every_s: float = 0.5  # time between scored frames
     counterfactual: bool = True  # compare with true video where the world can render it
 
@@ -144,6 +145,7 @@ _LATER: dict[str, dict[str, Any]] = {
     "scenario": {"mix": None},
     "model": {"text_encoder": None, "fine_model": None},
     "rollout": {"gaps_at_once": 4, "correct_anchors": True, "logged_frames": 1},
+    "evaluate": {"ego_motion": None},
 }
 
 

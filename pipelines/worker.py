@@ -25,7 +25,6 @@ from dwm.scenario.build import ScenarioBuilder
 from dwm.scenario.types import Rejection, Scenario
 from dwm.scenes.nuscenes import read_scene, source_notes
 from dwm.scenes.types import CAMERAS
-from evaluators.detector.inference import Detector
 from evaluators.gate import GateConfig, judge
 from pipelines import clip_rows, clip_scores
 from pipelines.attempt import ShardResult
@@ -64,8 +63,7 @@ class ShardWorker:
         model = self.config.model
         things, fine = (Path(name) if name else None for name in (model.things, model.fine_model))
         self.world = WorldModel.load(model.codec, Path(model.world_model), things, fine=fine, text_encoder=model.text_encoder)
-        detector = self.config.evaluate.detector
-        self.detector = Detector.load(Path(detector)) if detector else None
+        self.judges = clip_scores.Judges.load(self.config.evaluate)
         self.gate = _gate_config(self.config.gate)
         # A plan has the shards of one scene beside each other: they share its log and baseline.
         self._scenarios = lru_cache(maxsize=1)(self._open)
@@ -88,7 +86,7 @@ class ShardWorker:
         video_rows = self._film(shard, scenario, conditioner, leading, attempt_dir, clock)
         with clock.stage("score"):
             scores = clip_scores.score_clip(
-                scenario, conditioner, attempt_dir, leading, self.world, self.detector, self.config.evaluate
+                scenario, conditioner, attempt_dir, leading, self.world, self.judges, self.config.evaluate
             )
         verdict = judge(scores.for_gate, self.gate)
         with clock.stage("write"):

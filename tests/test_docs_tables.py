@@ -9,6 +9,8 @@ import pytest
 
 from evaluators.boxes import Boxes
 from evaluators.clip_detection import score_clip_detections
+from evaluators.cross_view import cross_view_metrics
+from evaluators.ego_motion.score import score_ego_motion
 from evaluators.flicker import score_appearance
 from evaluators.gate import GateConfig
 from pipelines.bench import BENCHES
@@ -61,12 +63,15 @@ def documented_metrics() -> set[str]:
 
 def written_metrics() -> set[str]:
     """Names in ``clip_scores`` and those of the scores it writes as they are."""
-    source = (ROOT / "pipelines" / "clip_scores.py").read_text()
+    source = "".join((ROOT / "pipelines" / f"{name}.py").read_text() for name in ("clip_scores", "metric_table"))
     names = set(re.findall(r'\badd(?:_buckets)?\(\s*"([\w.]+)"', source)) | set(re.findall(r'"(detection\.\w+)"', source))
     video = np.random.default_rng(0).integers(0, 255, (3, 1, 16, 16, 3), dtype=np.uint8)
     appearance = score_appearance(video, 12.0, ego_speed_mps=np.ones(3)).metrics()
     detection = score_clip_detections([Boxes.empty()], [Boxes.empty()]).metrics()
-    return names | {n for n in appearance if not n.endswith("s")} | set(detection)
+    still = np.zeros((3, 3))
+    motion = score_ego_motion(still, still, np.repeat(np.eye(4)[None], 4, axis=0)).metrics()
+    names |= set(motion) | set(cross_view_metrics(np.ones((1, 6))))
+    return names - {"detection.reference_unlabelled"} | {n for n in appearance if not n.endswith("s")} | set(detection)
 
 
 def test_the_metrics_page_defines_every_metric_that_is_written_and_no_other():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evaluators.boxes import Boxes, boxes_from
-from evaluators.clip_detection import ClipMatchConfig, score_clip_detections
+from evaluators.clip_detection import ClipMatchConfig, score_clip_detections, unlabelled_detections
 from evaluators.operating_point import operating_score
 
 
@@ -89,3 +89,13 @@ def test_the_operating_score_leaves_out_what_is_far_and_is_nan_when_nothing_is_f
     found = [boxes([0, 0], [(10, 0), (50, 0)], [0.7, 0.4])]
     assert operating_score(truth, found) == pytest.approx(0.7)
     assert np.isnan(operating_score(truth, [boxes([5], [(10, 0)], [0.9])]))
+
+
+def test_a_detection_that_no_label_explains_is_unlabelled_whatever_is_hidden() -> None:
+    everyone = [boxes([0, 5], [(8, 2), (12, 0)]), Boxes.empty()]
+    found = [
+        boxes([5, 0, 0, 0], [(8.5, 2), (12, 0), (20, 0), (40, 0)], [0.9, 0.9, 0.9, 0.9]),
+        boxes([0, 0], [(5, 0), (6, 0)], [0.9, 0.1]),
+    ]
+    assert unlabelled_detections(found, everyone, ClipMatchConfig()).tolist() == [1.0, 1.0]
+    assert unlabelled_detections([Boxes.empty()], [everyone[0]], ClipMatchConfig()).tolist() == [0.0]

@@ -101,3 +101,26 @@ def test_limits_are_readable_from_overrides() -> None:
     config = load_config(GateConfig, overrides=["min_relative_recall=0.3", "min_flicker=null"])
     assert config.min_relative_recall == 0.3
     assert config.min_flicker is None
+
+
+STRICT = GateConfig(max_path_error_m=1.0, min_cross_view=0.5, max_unlabelled=0.3)
+GOOD_PATH = {
+    **GOOD, "ego_motion.ade_m": 0.4, "cross_view.worst_pair": 0.8, "detection.unlabelled": 0.9,
+    "detection.reference_unlabelled": 0.7,
+}  # fmt: skip
+PATH_FAULTS = {
+    "ego_motion.ade_m": (2.5, "does not go where it was told: 2.50 m from the commanded path > 1.00 m"),
+    "cross_view.worst_pair": (0.1, "do not show one world: correlation 0.10 where both look < 0.50"),
+    "detection.unlabelled": (1.7, "no label knows: 1.70 detections a frame, 1.00 more than on true video > 0.30"),
+}
+
+
+@pytest.mark.parametrize("metric", PATH_FAULTS)
+def test_path_cameras_and_inventions_count_where_a_limit_is_set(metric: str) -> None:
+    assert judge(GOOD_PATH, STRICT).keep
+    value, sentence = PATH_FAULTS[metric]
+    verdict = judge({**GOOD_PATH, metric: value}, STRICT)
+    assert [r.metric for r in verdict.reasons] == [metric] and sentence in verdict.reasons[0].sentence
+    assert judge({**GOOD_PATH, metric: value}, GateConfig()).keep, "off by default"
+    unmeasured = judge({k: v for k, v in GOOD_PATH.items() if k != metric}, STRICT)
+    assert [r.sentence for r in unmeasured.reasons] == [f"not measured: {metric} (the metric is absent)"]
