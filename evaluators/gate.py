@@ -98,6 +98,9 @@ _CRITERIA = (
 )  # fmt: skip
 
 
+GATED = (*(criterion.metric for criterion in _CRITERIA), RECALL, UNLABELLED)  # what verdicts hang on
+
+
 def judge(metrics: Mapping[str, float], config: GateConfig) -> Verdict:
     """Holds a clip's metrics against the limits.
 

@@ -223,7 +223,7 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--steps", type=int, default=1, help="denoising steps of roll-outs")
     parser.add_argument(
-        "--duration", type=float, metavar="SECONDS", help="clip length (default: memory 10, ego_motion 6, others 60)"
+        "--duration", type=float, metavar="SECONDS", help="clip length (default: memory 10, ego_motion and gate 6, others 60)"
     )
     parser.add_argument("--contrast", type=float, default=10.5, metavar="SECONDS", help="layout: clip length without layout")
     parser.add_argument("--seeds", type=int, default=3, help="traffic: continuations of each scene")

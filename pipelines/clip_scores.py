@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from pipelines.metric_table import Judges, MetricTable, add_appearance, add_coun
 
 Images = NDArray[np.uint8]
 Array = NDArray[np.float64]
+TrueFrames = Callable[[Sequence[int]], Images | None]  # frame numbers -> true video [K, V, H, W, 3]
 # Rays of the layout cast that must meet a box first before a detector is asked to find it, of so many in a view: a larger image has more
 # of them, but the detector sees the box at its own size.
 _MIN_RAYS, _RAYS = 2, 64 * 112
@@ -64,14 +65,15 @@ def score_clip(
 
 def score_video(
     scenario: Scenario, conditioner: ScenarioConditioner, video: Images, leading: Images, world: WorldModel, judges: Judges,
-    config: EvaluateConfig,
+    config: EvaluateConfig, true_frames: TrueFrames | None = None,
 ) -> ClipScores:  # fmt: skip
-    """The same of decoded frames [T, V, H, W, 3]."""
+    """The same of decoded frames [T, V, H, W, 3]; ``true_frames`` gives true video where it is at hand already."""
     total, logged, detector = len(scenario.timestamps_us), len(leading), judges.detector
     grid = range(0, total, max(1, round(config.every_s * scenario.fps)))
     frames = [f for f in grid if f >= logged - 1] or [total - 1]
     given = sum(f < logged for f in frames)
-    truth = _truth(scenario, frames, world.image_hw) if config.counterfactual else None
+    film = true_frames or (lambda asked: _truth(scenario, asked, world.image_hw))
+    truth = film(frames) if config.counterfactual else None
     table = MetricTable(scenario, judges, world.image_hw)
     gate = {"codec.reconstruction_psnr_db": _reconstruction_db(world, leading[0])}
     table.add("codec.reconstruction_psnr_db", gate["codec.reconstruction_psnr_db"], "dB")
