@@ -19,7 +19,9 @@ Array = NDArray[np.float64]
 class ReadingConfig:
     """How a video is read."""
 
-    step_s: float = 0.25  # between the moments that are compared
+    step_s: float = (
+        1 / 6
+    )  # between the moments that are compared: odometry loses its corners over 0.25 s, and adds noise at 12 Hz
     bucket_s: float = BUCKET_S  # every stretch starts from the commanded pose, so that errors do not pile up
     odometry: OdometryConfig = field(default_factory=OdometryConfig)
 

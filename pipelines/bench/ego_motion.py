@@ -72,7 +72,7 @@ def bench_ego_motion(
         _judge(world, reader, moment, duration_s, replace(RolloutConfig(), steps=steps), found, known, rejected)
     scenes = len({moment.scene.name for moment in moments})
     lines = [
-        f"{len(moments)} starting moments of {scenes} scenes, clips of {duration_s:g} s read every {ReadingConfig().step_s:g} s, six "
+        f"{len(moments)} starting moments of {scenes} scenes, clips of {duration_s:g} s read every {ReadingConfig().step_s:.2f} s, six "
         f"cameras, {size(world.image_hw)}; network {reader.sha256[:12]}; odometry answers "
         + ", ".join(f"{np.mean(share):.0%} ({source})" for source, share in known.items()),
         "", "| video | path | read by | clips | ADE [m] | FDE [m] | heading [rad] | speed [m/s] | ADE of a wrong path [m] | AUC |",

@@ -19,7 +19,7 @@ from evaluators.ego_motion.inference import EgoMotionReader
 from evaluators.ego_motion.network import EgoMotion, EgoMotionConfig, rays_of
 from evaluators.ego_motion.odometry import ground_steps
 from evaluators.ego_motion.path import filled, path_error, path_of, steps_of
-from evaluators.ego_motion.score import score_ego_motion
+from evaluators.ego_motion.score import ReadingConfig, score_ego_motion
 from evaluators.ego_motion.training import EgoMotionTask, EgoMotionTraining, _collate, _pair, train_ego_motion
 
 HW = (128, 224)
@@ -70,7 +70,8 @@ def test_paths_of_different_lengths_are_refused():
 
 def test_stretches_start_afresh():
     told = np.array([[1.0, 0.0, 0.0]] * 80)
-    score = score_ego_motion(told * [1.1, 1, 1], np.full_like(told, np.nan), poses(told))
+    config = ReadingConfig(step_s=0.25)
+    score = score_ego_motion(told * [1.1, 1, 1], np.full_like(told, np.nan), poses(told), config)
     assert len(score.learnt) == 2
     assert score.learnt[0].fde_m == pytest.approx(score.learnt[1].fde_m) == pytest.approx(4.0)
     assert score.metrics()["ego_motion.odometry_known"] == 0.0
