@@ -24,6 +24,8 @@ from dwm.scenes.types import CAMERAS
 from dwm.training.config import TrainConfig
 from dwm.training.distillation import DistillationConfig
 from evaluators.detector.train import DetectorTrainConfig
+from evaluators.ego_motion.training import EgoMotionTraining
+from evaluators.vad.training import VadTraining
 from pipelines import training
 from pipelines.training import load_training, run_training
 
@@ -38,9 +40,12 @@ def steps_of(recipe: Path) -> list[Any]:
     return [load(FOLDER / name) for name in yaml.safe_load(recipe.read_text())["recipe"]]
 
 
+OTHERS = {"detector": DetectorTrainConfig, "ego_motion": EgoMotionTraining, "vad": VadTraining}  # the rest is TrainConfig
+
+
 def load(path: Path) -> Any:
     target = yaml.safe_load(path.read_text()).get("target", "world_model")
-    return load_config(DetectorTrainConfig if target == "detector" else TrainConfig, path)
+    return load_config(OTHERS.get(target, TrainConfig), path)
 
 
 def test_there_is_a_recipe_for_a_cpu_and_one_for_a_gpu():
@@ -49,7 +54,7 @@ def test_there_is_a_recipe_for_a_cpu_and_one_for_a_gpu():
 
 @pytest.mark.parametrize("path", [p for p in FILES if p not in RECIPES], ids=lambda p: p.stem)
 def test_every_configuration_fills_its_dataclass(path: Path):
-    assert load(path).target in TARGETS
+    assert load(path).target in (*TARGETS, *OTHERS)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.stem)
