@@ -82,7 +82,7 @@ def score_video(
     add_appearance(table, appearance)
     for source, pictures in (("generated", video[frames]), ("truth", truth)):
         if pictures is not None:
-            agreement = cross_view_metrics(cross_view_agreement(pictures, *_rig(conditioner)))
+            agreement = cross_view_metrics(cross_view_agreement(pictures, *rig(conditioner)))
             add_flat(table, agreement, source, len(frames))
             gate |= agreement if source == "generated" else {}
     if judges.ego_motion is not None and total > logged:
@@ -128,7 +128,7 @@ def encode_loss_db(folder: Path, kept: Mapping[int, Images]) -> dict[str, float]
     return out
 
 
-def _rig(conditioner: ScenarioConditioner) -> tuple[Array, Array]:
+def rig(conditioner: ScenarioConditioner) -> tuple[Array, Array]:
     """Intrinsics [V, 3, 3] and camera-to-ego poses [V, 4, 4]."""
     cameras = conditioner.cameras
     return np.stack([c.intrinsics for c in cameras]), np.stack([c.camera_to_ego for c in cameras])
@@ -142,7 +142,7 @@ def _ego_motion(
     frames = range(logged - 1, len(video), max(1, round(config.step_s * scenario.fps)))
     if len(frames) < 2:
         return {}
-    learnt, seen = read_steps(reader, video[frames], *_rig(conditioner), config.odometry)
+    learnt, seen = read_steps(reader, video[frames], *rig(conditioner), config.odometry)
     return score_ego_motion(learnt, seen, scenario.ego_to_global[frames], config).metrics()
 
 
@@ -166,7 +166,7 @@ def matching(detector: Detector) -> ClipMatchConfig:
 def detect_frames(
     detector: Detector, conditioner: ScenarioConditioner, scenario: Scenario, images: Images, frames: Sequence[int]
 ) -> list[Boxes]:
-    return detector.detect_clip(images, *_rig(conditioner), scenario.ego_to_global[list(frames)])
+    return detector.detect_clip(images, *rig(conditioner), scenario.ego_to_global[list(frames)])
 
 
 def visible_labels(scenario: Scenario, conditioner: ScenarioConditioner, frame: int) -> tuple[NDArray[np.int64], Boxes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,12 @@ DETECTION_CLASSES = (
 )  # fmt: skip
 # Raster layers of a SceneMap, in this order.
 MAP_LAYERS = ("drivable", "divider", "ped_crossing", "walkway")
+
+
+def other_side(channels: Sequence[str]) -> list[int]:
+    """Where each camera's counterpart in a mirror stands: left for right, the others themselves."""
+    swap = {"LEFT": "RIGHT", "RIGHT": "LEFT"}
+    return [channels.index("_".join(swap.get(part, part) for part in channel.split("_"))) for channel in channels]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from dwm.conditioning.build import ScenarioConditioner, images_to_tensor
 from dwm.conditioning.things import Things
 from dwm.errors import InputError
 from dwm.models.text_encoder import TextEncoder
+from dwm.scenario.types import Scenario
 from dwm.scenes.proving_ground.city import FIRST_HELD_OUT_TOWN
 from dwm.training.clips import TrainingClip
 from dwm.training.config import ClipsConfig, DrivesConfig
@@ -61,6 +64,33 @@ def render_drives(config: DrivesConfig, progress: bool = True) -> Path:
             np.save(file, images.reshape(-1, *images.shape[2:]))  # views of a frame are neighbours
         os.replace(temporary, target)
     return out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderedDrive:
+    """A drive as ``render_drives`` left it."""
+
+    name: str
+    town: Town  # without a renderer
+    scenario: Scenario
+    frames: list[int]  # of the scenario
+    images: NDArray[np.uint8]  # [T, V, H, W, 3], memory mapped
+
+
+def rendered_drives(folder: Path, progress: bool = True) -> Iterator[RenderedDrive]:
+    """The drives of a folder, town by town; InputError where there is none."""
+    paths = sorted(folder.glob("drive-*.npy"))
+    if not paths:
+        raise InputError(folder, "no rendered drives", "run the training target 'drives' first")
+    town: Town | None = None
+    for path in tqdm(paths, desc="reading drives", disable=None if progress else True):
+        record = json.loads(path.with_suffix(".json").read_text())
+        if town is None or town.city.seed != record["town"]:
+            town = open_town(record["town"], render=False)
+        scenario, _ = drive(town, record["drive"])
+        images = np.load(path, mmap_mode="r")
+        shaped = images.reshape(len(record["frames"]), -1, *images.shape[1:])
+        yield RenderedDrive(name=path.stem, town=town, scenario=scenario, frames=record["frames"], images=shaped)
 
 
 def check_towns(first_town: int, towns: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dwm.errors import InputError
+from dwm.training.clips import MixedClips
 from dwm.training.codec_trainer import CodecTask, open_images
 from dwm.training.config import TrainConfig
 from dwm.training.distillation_trainer import DistillationTask
@@ -34,6 +35,8 @@ def train(config: TrainConfig, progress: bool = False) -> Path:
         if config.target == "log_clips":
             return encoding.encode(config.log_clips, log_clips.encode_log_clips, progress)
         found = cache.ClipCache(Path(config.data))
+        if config.more_data:
+            found = MixedClips(first=found, others=tuple(cache.ClipCache(Path(folder)) for folder in config.more_data))
         if config.target == "distillation":
             return fit(DistillationTask(config, found), config.loop, progress=progress)
         clips = cut_clips(found, config.world.cut, config.world.key_frames, config.world.rates_hz, config.world.window_frames)

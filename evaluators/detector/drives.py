@@ -5,18 +5,14 @@ A box counts as visible by the rays of the layout cast that meet it first, which
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from dwm.conditioning.build import ScenarioConditioner
-from dwm.errors import InputError
 from dwm.scenario.types import Scenario
-from dwm.training.sequences import Town, drive, open_town
+from dwm.training.cache import RenderedDrive, rendered_drives
 from evaluators.boxes import Boxes, boxes_of_scenario
 from evaluators.detector.samples import KeyFrames, read_cache, write_cache
 
@@ -26,36 +22,25 @@ _MIN_STEP = 6  # frames between samples of one drive: half a second
 def key_frames_of_drives(folder: Path, cache: Path, progress: bool = True) -> KeyFrames:
     """Frames of every drive in ``folder``, half a second apart at least; made once, then memory mapped from ``cache``."""
     if not (cache / "facts.npz").is_file():
-        paths = sorted(folder.glob("drive-*.npy"))
-        if not paths:
-            raise InputError(folder, "no rendered drives", "run the training target 'drives' first")
+        parts = [_of_drive(each) for each in rendered_drives(folder, progress)]
         cache.mkdir(parents=True, exist_ok=True)
-        parts, town = [], None
-        for path in tqdm(paths, desc="collecting detector frames", disable=None if progress else True):
-            record = json.loads(path.with_suffix(".json").read_text())
-            if town is None or town.city.seed != record["town"]:
-                town = open_town(record["town"], render=False)
-            parts.append(_of_drive(path, record, town))
         write_cache(cache, parts)
     return read_cache(cache)
 
 
-def _of_drive(path: Path, record: dict[str, Any], town: Town) -> KeyFrames:
-    scenario, _ = drive(town, record["drive"])
-    rows = _spread(record["frames"])
-    frames = [record["frames"][r] for r in rows]
-    images = np.load(path, mmap_mode="r")
-    images = images.reshape(len(record["frames"]), -1, *images.shape[1:])[rows]
+def _of_drive(each: RenderedDrive) -> KeyFrames:
+    scenario, rows = each.scenario, _spread(each.frames)
+    frames = [each.frames[r] for r in rows]
     conditioner = ScenarioConditioner(scenario)
     n = len(frames)
     return KeyFrames(
-        images=images,
+        images=each.images[rows],
         intrinsics=np.repeat(np.stack([c.intrinsics for c in conditioner.cameras])[None], n, axis=0),
         camera_to_ego=np.repeat(np.stack([c.camera_to_ego for c in conditioner.cameras])[None], n, axis=0),
         ego_to_global=scenario.ego_to_global[frames],
         previous=np.arange(n),  # neighbours are not evenly spaced: no past
         boxes=tuple(_visible_boxes(scenario, conditioner, f) for f in frames),
-        tokens=tuple(f"{path.stem}-{f}" for f in frames),
+        tokens=tuple(f"{each.name}-{f}" for f in frames),
     )
 
 

@@ -5,7 +5,6 @@ Shapes: T moments, V views, H W pixels.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,8 @@ from dwm.errors import InputError
 from dwm.geometry import invert, yaw_from_rotation
 from dwm.scenes.clips import read_images, resize
 from dwm.scenes.nuscenes import missing_images, nearest_frames, read_scene
-from dwm.scenes.types import CAMERAS
-from dwm.training.sequences import drive, open_town
+from dwm.scenes.types import CAMERAS, other_side
+from dwm.training.cache import rendered_drives
 from evaluators.splits import scenes_of_split
 
 Array = NDArray[np.float64]
@@ -48,21 +47,13 @@ class Footage:
 
 def footage_of_drives(folder: Path, image_hw: tuple[int, int]) -> list[Footage]:
     """What the training target "drives" rendered, drive by drive; InputError where there is nothing."""
-    paths = sorted(folder.glob("drive-*.npy"))
-    if not paths:
-        raise InputError(folder, "no rendered drives", "run the training target 'drives' first")
-    towns = {}
     out = []
-    for path in paths:
-        record = json.loads(path.with_suffix(".json").read_text())
-        town = towns.setdefault(record["town"], open_town(record["town"], render=False))
-        scenario, _ = drive(town, record["drive"])
-        images = np.load(path, mmap_mode="r")
-        frames, cameras = record["frames"], scenario.scene.cameras
-        shaped = _resized(images.reshape(len(frames), len(cameras), *images.shape[-3:]), image_hw)
+    for each in rendered_drives(folder):
+        cameras = each.scenario.scene.cameras
         out.append(
             Footage(
-                images=shaped, times_s=np.array(frames) / scenario.fps, ego_to_global=scenario.ego_to_global[frames],
+                images=_resized(each.images, image_hw), times_s=np.array(each.frames) / each.scenario.fps,
+                ego_to_global=each.scenario.ego_to_global[each.frames],
                 intrinsics=np.stack([c.resized(image_hw[1], image_hw[0]).intrinsics for c in cameras]),
                 camera_to_ego=np.stack([c.camera_to_ego for c in cameras]),
             )
@@ -105,7 +96,7 @@ def _resized(images: Images, image_hw: tuple[int, int]) -> Images:
 def mirrored(images: Sequence[Images], intrinsics: Array, camera_to_ego: Array) -> tuple[list[Images], Array, Array]:
     """The world in a mirror: images [V, H, W, 3] flipped and left cameras for right ones, with cameras that see just that."""
     width = images[0].shape[2]
-    order = [CAMERAS.index(c.replace("LEFT", "?").replace("RIGHT", "LEFT").replace("?", "RIGHT")) for c in CAMERAS]
+    order = other_side(CAMERAS)
     flip_x, flip_y = np.diag([-1.0, 1.0, 1.0, 1.0]), np.diag([1.0, -1.0, 1.0, 1.0])
     flipped = intrinsics.copy()
     flipped[:, 0, 2] = width - 1 - intrinsics[:, 0, 2]

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from dwm.models.weights import load_model, weights_sha256
 from dwm.scenes.clips import resize
-from evaluators.ego_motion.network import EgoMotion, rays_of
-from evaluators.ego_motion.training import to_input
+from evaluators.ego_motion.network import EgoMotion, rays_of, to_input
 
 Array = NDArray[np.float64]
 _BATCH = 16

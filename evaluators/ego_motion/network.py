@@ -6,8 +6,11 @@ Shapes: B pairs, V views, H W pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dwm.models.weights import register_model
@@ -63,6 +66,11 @@ def rays_of(intrinsics_BV33: Tensor, camera_to_ego_BV44: Tensor, image_hw: tuple
     directions = directions / directions.norm(dim=-2, keepdim=True)
     positions = camera_to_ego_BV44[..., :3, 3:].expand_as(directions) / position_scale_m
     return torch.cat([directions, positions], dim=-2).unflatten(-1, (height, width))
+
+
+def to_input(images: NDArray[Any]) -> Tensor:
+    """Images [..., H, W, 3] of 0 to 255 as [..., 3, H, W] in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, -1, -3), dtype=np.float32)) / 127.5 - 1
 
 
 register_model("ego_motion", EgoMotionConfig, EgoMotion)

@@ -17,7 +17,7 @@ from dwm.errors import InputError
 from dwm.training.config import LoopConfig
 from dwm.training.loop import fit
 from evaluators.ego_motion.footage import Footage, footage_of_drives, footage_of_logs, mirrored
-from evaluators.ego_motion.network import EgoMotion, EgoMotionConfig, rays_of
+from evaluators.ego_motion.network import EgoMotion, EgoMotionConfig, rays_of, to_input
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,8 +166,3 @@ def _collate(pairs: list[_Pair], config: EgoMotionConfig) -> PairBatch:
         before_BV3HW=before, after_BV3HW=after, rays_BV6HW=rays_of(intrinsics, poses, config.image_hw, config.position_scale_m),
         step_B3=torch.from_numpy(np.stack([p.step for p in pairs])).float(),
     )  # fmt: skip
-
-
-def to_input(images: NDArray[Any]) -> Tensor:
-    """Images [..., H, W, 3] of 0 to 255 as [..., 3, H, W] in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, -1, -3), dtype=np.float32)) / 127.5 - 1

@@ -5,7 +5,6 @@ Shapes: K key frames, V cameras in ring order, H W pixels, A agents.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,13 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from dwm.conditioning.build import ScenarioConditioner
-from dwm.errors import InputError
 from dwm.scenario.types import Scenario
 from dwm.scenes.proving_ground.map_expansion import write_map_expansion
-from dwm.training.sequences import drive, open_town
+from dwm.training.cache import rendered_drives
 from evaluators.map_truth import map_lines, open_map
 from evaluators.mapping import MapLine
 from evaluators.vad.config import VadConfig
@@ -84,23 +81,17 @@ def seen_agents(conditioner: ScenarioConditioner, frames: Sequence[int]) -> NDAr
 
 def footage_of_drives(folder: Path, progress: bool = True) -> list[VadFootage]:
     """What the training target "drives" rendered, drive by drive, with the map of its town; InputError where there is nothing."""
-    paths = sorted(folder.glob("drive-*.npy"))
-    if not paths:
-        raise InputError(folder, "no rendered drives", "run the training target 'drives' first")
-    out, town = [], None
+    out, mapped = [], None
     with tempfile.TemporaryDirectory() as scratch:
-        for path in tqdm(paths, desc="reading drives", disable=None if progress else True):
-            record = json.loads(path.with_suffix(".json").read_text())
-            if town is None or town.city.seed != record["town"]:
-                town = open_town(record["town"], render=False)
-                write_map_expansion(town.city, Path(scratch) / "maps" / "expansion" / f"{town.city.location}.json")
-            scenario, _ = drive(town, record["drive"])
-            images = np.load(path, mmap_mode="r")
-            images = images.reshape(len(record["frames"]), len(scenario.scene.cameras), *images.shape[-3:])
-            rows = key_frames_of(scenario, record["frames"])
-            frames = tuple(record["frames"][row] for row in rows)
-            nusc_map = open_map(Path(scratch), town.city.location)
+        for each in rendered_drives(folder, progress):
+            scenario, city = each.scenario, each.town.city
+            if city is not mapped:  # towns share the names of locations
+                write_map_expansion(city, Path(scratch) / "maps" / "expansion" / f"{city.location}.json")
+                mapped = city
+            rows = key_frames_of(scenario, each.frames)
+            frames = tuple(each.frames[row] for row in rows)
+            nusc_map = open_map(Path(scratch), city.location)
             lines = tuple(map_lines(nusc_map, scenario.ego_to_global[f] @ scenario.scene.lidar_to_ego) for f in frames)
             seen = seen_agents(ScenarioConditioner(scenario), frames)
-            out.append(VadFootage(scenario=scenario, frames=frames, images=images[rows], lines=lines, seen=seen))
+            out.append(VadFootage(scenario=scenario, frames=frames, images=each.images[rows], lines=lines, seen=seen))
     return out

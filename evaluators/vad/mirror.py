@@ -9,13 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dwm.scenes.types import other_side
 from evaluators.vad.config import CAMERA_ORDER, COMMANDS
 from evaluators.vad.inputs import VadFrame, can_bus_vector
 from evaluators.vad.targets import VadTargets
 
-_OTHER_SIDE = [
-    CAMERA_ORDER.index(name.replace("LEFT", "?").replace("RIGHT", "LEFT").replace("?", "RIGHT")) for name in CAMERA_ORDER
-]
+_OTHER_SIDE = other_side(CAMERA_ORDER)
 
 
 def mirrored_frame(frame: VadFrame, width_px: int, ego_to_global: NDArray[np.float64]) -> VadFrame:

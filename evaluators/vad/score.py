@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from dwm.geometry import apply, invert, yaw_from_rotation
+from dwm.geometry import invert, yaw_from_rotation
 from dwm.scenario.types import Scenario
 from evaluators.boxes import Boxes, boxes_of_scenario
 from evaluators.ego_collision import FutureAgents
@@ -19,7 +19,7 @@ from evaluators.vad.coders import decode_map, decode_objects, decode_plan
 from evaluators.vad.footage import VadFootage
 from evaluators.vad.model import VAD, VadOutputs
 from evaluators.vad.runner import run_stretch
-from evaluators.vad.targets import STEP_S
+from evaluators.vad.targets import STEP_S, driven_of, places_of
 from evaluators.vad_detection import VadDetectionReport, evaluate_vad_boxes
 
 Array = NDArray[np.float64]
@@ -78,8 +78,12 @@ def _gather(out: _Gathered, token: str, stretch: VadFootage, k: int, model: VAD,
     out.poses[token] = scenario.ego_to_global[frame]
     out.true_lines[token] = stretch.lines[k]
     out.found_lines[token] = decode_map(outputs, model.config)[0]
-    later = frame + np.round(np.arange(1, STEPS + 1) * STEP_S * scenario.fps).astype(np.int64)
-    futures, yaws, known = _futures(scenario, rows, frame, later)
+    to_lidar = invert(scenario.ego_to_global[frame] @ lidar_to_ego)
+    times = frame + np.round(np.arange(STEPS + 1) * STEP_S * scenario.fps).astype(np.int64)
+    places, known = places_of(scenario, rows, times, to_lidar)
+    futures = places[:, 1:]
+    ends = np.minimum(times[1:], len(scenario.timestamps_us) - 1)
+    yaws = scenario.agents.yaws_rad[rows][:, ends] + float(yaw_from_rotation(to_lidar))
     now = truth.moved(invert(lidar_to_ego))
     out.motion.append((
         TrueMotion(labels=now.labels, centers_m=now.centers_m[:, :2], futures_m=futures, known=known),
@@ -88,12 +92,12 @@ def _gather(out: _Gathered, token: str, stretch: VadFootage, k: int, model: VAD,
             futures_m=objects.boxes.centers_m[:, None, None, :2] + objects.futures_m,
         ),
     ))  # fmt: skip
-    driven, driven_known = _driven(scenario, frame, later)
+    driven, driven_known = driven_of(scenario, times, to_lidar)
     target = stretch.targets(k, model.config)
     plan = decode_plan(outputs, [target.command])[0]
     out.planned.append(
         PlannedFrame(
-            planned_m=_forward_left(plan), driven_m=_forward_left(driven), driven_known=driven_known,
+            planned_m=_forward_left(plan), driven_m=_forward_left(driven[1:]), driven_known=driven_known,
             agents=FutureAgents(
                 categories=tuple(scenario.agents.categories[i] for i in rows), sizes_wl_m=now.sizes_wlh_m[:, :2],
                 now_m=_forward_left(now.centers_m[:, :2]), centers_m=_forward_left(futures), yaws_rad=yaws - np.pi / 2, known=known,
@@ -108,25 +112,6 @@ def _truth(scenario: Scenario, frame: int, seen: NDArray[np.bool_]) -> tuple[Box
     rows = np.flatnonzero(scenario.agents.present[:, frame] & known)
     boxes = boxes_of_scenario(scenario, frame).select(np.flatnonzero(seen[rows]))
     return replace(boxes, num_pts=np.maximum(boxes.num_pts, 1)), rows[seen[rows]]
-
-
-def _futures(
-    scenario: Scenario, rows: NDArray[np.int64], frame: int, later: NDArray[np.int64]
-) -> tuple[Array, Array, NDArray[np.bool_]]:
-    """Places [N, T, 2] and headings [N, T] in the LiDAR frame of now, and which are known [N, T]; a gap ends a future."""
-    clipped = np.minimum(later, len(scenario.timestamps_us) - 1)
-    known = np.logical_and.accumulate(scenario.agents.present[rows][:, clipped] & (later < len(scenario.timestamps_us)), axis=1)
-    to_lidar = invert(scenario.ego_to_global[frame] @ scenario.scene.lidar_to_ego)
-    centres = scenario.agents.centers_m[rows][:, clipped]
-    places = apply(to_lidar, centres.reshape(-1, 3)).reshape(centres.shape)[..., :2]
-    return places, scenario.agents.yaws_rad[rows][:, clipped] + float(yaw_from_rotation(to_lidar)), known
-
-
-def _driven(scenario: Scenario, frame: int, later: NDArray[np.int64]) -> tuple[Array, NDArray[np.bool_]]:
-    """Where the LiDAR is at the steps [T, 2], in its frame of now, and which are known."""
-    poses = scenario.ego_to_global @ scenario.scene.lidar_to_ego
-    clipped = np.minimum(later, len(poses) - 1)
-    return apply(invert(poses[frame]), poses[clipped, :3, 3])[:, :2], later < len(poses)
 
 
 def _forward_left(places: Array) -> Array:

@@ -64,8 +64,8 @@ def targets_of(
         kept &= seen[rows]
     boxes, rows = boxes.select(kept), rows[kept]
     later = frame + np.round(np.arange(config.steps + 1) * STEP_S * scenario.fps).astype(np.int64)
-    places, known = _places(scenario, rows, later, to_lidar)
-    plan, plan_known = _driven(scenario, later, to_lidar)
+    places, known = places_of(scenario, rows, later, to_lidar)
+    plan, plan_known = driven_of(scenario, later, to_lidar)
     map_labels, map_points = _map(lines, config)
     return VadTargets(
         labels_N=torch.tensor([OBJECT_CLASSES.index(DETECTION_CLASSES[k]) for k in boxes.labels], dtype=torch.long),
@@ -99,7 +99,7 @@ def orders_of(points_P2: Array) -> Array:
     return np.stack([np.concatenate([turn, turn[:1]]) for ring in around for turn in (ring, np.roll(ring[::-1], 1, axis=0))])
 
 
-def _places(
+def places_of(
     scenario: Scenario, rows: NDArray[np.int64], later: NDArray[np.int64], to_lidar: Array
 ) -> tuple[Array, NDArray[np.bool_]]:
     """Where agents are now and at the steps [N, T + 1, 2], and which steps [N, T] are known; a gap ends a future."""
@@ -113,7 +113,7 @@ def _places(
     return np.take_along_axis(places, last[..., None], axis=1), known[:, 1:]
 
 
-def _driven(scenario: Scenario, later: NDArray[np.int64], to_lidar: Array) -> tuple[Array, NDArray[np.bool_]]:
+def driven_of(scenario: Scenario, later: NDArray[np.int64], to_lidar: Array) -> tuple[Array, NDArray[np.bool_]]:
     """Where the LiDAR is now and at the steps [T + 1, 2], and which steps [T] are known."""
     known = later < len(scenario.timestamps_us)
     poses = scenario.ego_to_global[np.minimum(later, len(scenario.timestamps_us) - 1)] @ scenario.scene.lidar_to_ego

@@ -20,14 +20,17 @@ from dwm.conditioning.build import ScenarioConditioner
 from dwm.rollout.config import RolloutConfig
 from dwm.rollout.world_model import WorldModel
 from dwm.scenario.perturbations import BASELINE
-from dwm.scenario.types import Perturbation, Scenario
+from dwm.scenario.types import Scenario
 from evaluators.ego_motion.inference import EgoMotionReader
 from evaluators.ego_motion.odometry import OdometryConfig
 from evaluators.ego_motion.path import PathError, path_error, steps_of
 from evaluators.ego_motion.score import ReadingConfig, read_steps
 from evaluators.protocol import Interval, bootstrap_interval
 from pipelines.bench.rollouts import (
+    ASIDE,
     FPS,
+    HARD_BRAKE,
+    LOGGED_S,
     Images,
     Moment,
     first_feasible,
@@ -37,17 +40,11 @@ from pipelines.bench.rollouts import (
     starting_moments,
     true_frames,
 )
+from pipelines.clip_scores import rig
 from pipelines.logged_frames import leading_images
 
 Array = NDArray[np.float64]
-_MOVES = {
-    "2 m aside": (
-        Perturbation(name="lateral_offset", params={"offset_m": 2.0, "onset_s": 0.0, "ramp_s": 2.5}, severity=0.6),
-        Perturbation(name="lateral_offset", params={"offset_m": -2.0, "onset_s": 0.0, "ramp_s": 2.5}, severity=0.6),
-    ),
-    "hard brake": (Perturbation(name="hard_brake", params={"decel_mps2": 5.0, "onset_s": 0.0, "hold_s": 2.0}, severity=0.75),),
-}  # fmt: skip
-_LOGGED_S = 1.0  # of log that must be left at a starting moment
+_MOVES = {"2 m aside": ASIDE, "hard brake": (HARD_BRAKE,)}
 _READERS = ("network", "odometry")
 _SOURCES = ("true video", "generated")
 
@@ -67,7 +64,7 @@ def bench_ego_motion(
     world, reader, rejected = WorldModel.load(codec, weights, things), EgoMotionReader.load(ego_motion), Counter[str]()
     found: dict[tuple[str, str, str], _Errors] = {}
     known: dict[str, list[float]] = {source: [] for source in _SOURCES}
-    moments = starting_moments(dataroot, version, cases, _LOGGED_S)
+    moments = starting_moments(dataroot, version, cases, LOGGED_S)
     for moment in tqdm(moments, desc="moments", disable=None):
         _judge(world, reader, moment, duration_s, replace(RolloutConfig(), steps=steps), found, known, rejected)
     scenes = len({moment.scene.name for moment in moments})
@@ -114,9 +111,7 @@ def _read(
     reader: EgoMotionReader, conditioner: ScenarioConditioner, video: Images, scenario: Scenario, others: list[Scenario], frames: list[int],
     kind: tuple[str, str], found: dict[tuple[str, str, str], _Errors], known: dict[str, list[float]],
 ) -> None:  # fmt: skip
-    intrinsics = np.stack([c.intrinsics for c in conditioner.cameras])
-    camera_to_ego = np.stack([c.camera_to_ego for c in conditioner.cameras])
-    read = dict(zip(_READERS, read_steps(reader, video, intrinsics, camera_to_ego, OdometryConfig()), strict=True))
+    read = dict(zip(_READERS, read_steps(reader, video, *rig(conditioner), OdometryConfig()), strict=True))
     known[kind[0]].append(float(np.isfinite(read["odometry"]).all(axis=1).mean()))
     step_s = ReadingConfig().step_s
     for name, steps in read.items():

@@ -17,12 +17,23 @@ from tqdm import tqdm
 
 from dwm.rollout.world_model import WorldModel
 from dwm.scenario.perturbations import BASELINE
-from dwm.scenario.types import Perturbation, Scenario
+from dwm.scenario.types import Scenario
 from evaluators.corruptions import IN_PICTURES, IN_WHAT_IS_FILMED
 from evaluators.detector.inference import Detector
 from evaluators.ego_motion.inference import EgoMotionReader
 from evaluators.gate import GATED, RECALL, REFERENCE_RECALL, REFERENCE_UNLABELLED, UNLABELLED, GateConfig, Verdict, judge
-from pipelines.bench.rollouts import Images, Moment, first_feasible, rejections, size, starting_moments, true_frames
+from pipelines.bench.rollouts import (
+    ASIDE,
+    HARD_BRAKE,
+    LOGGED_S,
+    Images,
+    Moment,
+    first_feasible,
+    rejections,
+    size,
+    starting_moments,
+    true_frames,
+)
 from pipelines.clip_scores import score_video
 from pipelines.config import EvaluateConfig
 from pipelines.metric_table import Judges
@@ -36,15 +47,7 @@ EXPECTED = {
     "hallucinated agents": ("detection.unlabelled",),
 }  # fmt: skip
 _REFERENCES = {RECALL: REFERENCE_RECALL, UNLABELLED: REFERENCE_UNLABELLED}
-_MOVES = (
-    (BASELINE,),
-    (
-        Perturbation(name="lateral_offset", params={"offset_m": 2.0, "onset_s": 0.0, "ramp_s": 2.5}, severity=0.6),
-        Perturbation(name="lateral_offset", params={"offset_m": -2.0, "onset_s": 0.0, "ramp_s": 2.5}, severity=0.6),
-    ),
-    (Perturbation(name="hard_brake", params={"decel_mps2": 5.0, "onset_s": 0.0, "hold_s": 2.0}, severity=0.75),),
-)
-_LOGGED_S = 1.0  # of log that must be left at a starting moment
+_MOVES = ((BASELINE,), ASIDE, (HARD_BRAKE,))
 _QUANTILES = (0.025, 0.5, 0.975)
 
 
@@ -71,7 +74,7 @@ def bench_gate(
     """The tables as Markdown; ``cases`` starting moments, three paths each."""
     world, gate, rejected = WorldModel.load(codec, weights, things), GateConfig(), Counter[str]()
     judges = Judges(detector=Detector.load(detector), ego_motion=EgoMotionReader.load(ego_motion))
-    moments = starting_moments(dataroot, version, cases, _LOGGED_S)
+    moments = starting_moments(dataroot, version, cases, LOGGED_S)
     tried = [
         clip
         for moment in tqdm(moments, desc="moments", disable=None)

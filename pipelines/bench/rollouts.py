@@ -30,6 +30,13 @@ from pipelines.logged_frames import leading_images
 
 Images = NDArray[np.uint8]
 FPS = 12.0
+LOGGED_S = 1.0  # of log that must be left at a starting moment
+# The moved paths of benches: the first that can be driven counts.
+ASIDE = tuple(
+    Perturbation(name="lateral_offset", params={"offset_m": offset_m, "onset_s": 0.0, "ramp_s": 2.5}, severity=0.6)
+    for offset_m in (2.0, -2.0)
+)
+HARD_BRAKE = Perturbation(name="hard_brake", params={"decel_mps2": 5.0, "onset_s": 0.0, "hold_s": 2.0}, severity=0.75)
 _MIN_SPEED_MPS, _APART_KEY_FRAMES = 3.0, 3
 
 

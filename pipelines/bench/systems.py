@@ -37,6 +37,7 @@ from evaluators.detector.inference import Detector
 from evaluators.frechet_features import CLIP_FRAMES, FrechetFeatures
 from pipelines.bench.rollouts import (
     FPS,
+    LOGGED_S,
     Images,
     Moment,
     first_feasible,
@@ -52,7 +53,6 @@ from pipelines.bench.systems_table import systems_table
 from pipelines.clip_scores import detect_frames, visible_labels
 
 _DETECTED_EVERY = 6  # frames
-_LOGGED_S = 1.0  # of log that must be left at a starting moment
 _BETWEEN_KEY_FRAMES = ("divide_and_conquer", "hierarchical")  # strategies whose new frames no later chunk waits for
 
 
@@ -128,7 +128,7 @@ def _make(order: _Order, part: int = 0, of: int = 1) -> tuple[list[str], dict[st
     """Every ``of``-th clip from ``part`` on, made or found: names of their scenes, runs by variant, what could not be driven."""
     config, rejected, runs = order.config, Counter[str](), dict[str, list[Run]]()
     judge = Detector.load(order.detector)
-    moments = list(enumerate(starting_moments(order.dataroot, order.version, order.cases, _LOGGED_S)))[part::of]
+    moments = list(enumerate(starting_moments(order.dataroot, order.version, order.cases, LOGGED_S)))[part::of]
     held = [(n, m, s) for n, m in moments if (s := first_feasible(m, (BASELINE,), order.duration_s, rejected, "as driven"))]
     bench = _Bench(config, order.codec, order.weights, order.things, judge, order.folder)
     image_hw = load_config_of(order.weights, "multi_view_dit").image_hw

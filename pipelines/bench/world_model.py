@@ -17,20 +17,25 @@ from tqdm import tqdm
 from dwm.rollout.config import RolloutConfig
 from dwm.rollout.world_model import WorldModel
 from dwm.scenario.perturbations import BASELINE
-from dwm.scenario.types import Perturbation
 from evaluators.counterfactual import psnr_db
 from evaluators.protocol import bootstrap_interval
-from pipelines.bench.rollouts import Moment, first_feasible, generate, rejections, size, starting_moments, true_frames
+from pipelines.bench.rollouts import (
+    ASIDE,
+    HARD_BRAKE,
+    Moment,
+    first_feasible,
+    generate,
+    rejections,
+    size,
+    starting_moments,
+    true_frames,
+)
 from pipelines.logged_frames import leading_images
 
 _LONG_S = 3.0
 _NEXT = tuple(range(1, 13))
 _JUDGED = tuple(range(12, 37, 6))  # frames at 1, 1.5, 2, 2.5 and 3 s
-_MOVES = (
-    Perturbation(name="lateral_offset", params={"offset_m": 2.0, "onset_s": 0.0, "ramp_s": 2.5}, severity=0.6),
-    Perturbation(name="lateral_offset", params={"offset_m": -2.0, "onset_s": 0.0, "ramp_s": 2.5}, severity=0.6),
-    Perturbation(name="hard_brake", params={"decel_mps2": 5.0, "onset_s": 0.0, "hold_s": 2.0}, severity=0.75),
-)  # fmt: skip
+_MOVES = (*ASIDE, HARD_BRAKE)
 _MODES = {
     "layout, appearance and memory": RolloutConfig(),
     "layout and appearance": RolloutConfig(memory="none"),

@@ -40,6 +40,7 @@ def test_a_worker_ends_with_a_killed_parent(tmp_path):
         os.kill(parent.pid, signal.SIGKILL)
         parent.wait()
         _wait(lambda: not _lives(worker), 20)
+        assert not _lives(worker)
     finally:
         parent.kill()
 

@@ -16,7 +16,7 @@ from dwm.errors import InputError
 from dwm.flow.rectified import NoiseConfig
 from dwm.models.dit import DiTConfig
 from dwm.models.systems import build_denoiser
-from dwm.models.weights import load_model, save_model
+from dwm.models.weights import load_model, load_tensors, save_model
 from dwm.training.clips import ClipBatch, MixedClips, TrainingClip, collate
 from dwm.training.config import LoopConfig, TrainConfig, WorldTraining
 from dwm.training.distillation import DistillationConfig, distillation_losses, high_pass, teacher_target, total_loss
@@ -370,14 +370,29 @@ def test_teachers_that_cannot_teach_are_told(tmp_path, teacher):
         run(make_config(tmp_path, narrow))
 
 
-def test_the_target_distillation_trains_on_cached_long_clips(tmp_path, teacher):
+def save_long_clips(folder: Path, count: int) -> Path:
     names = dict(
         latents="latents_TVCHW", memory="memory_TVCHW", memory_valid="memory_valid_TV1HW", appearance="appearance_TVCHW",
         appearance_known="appearance_known_TV1HW", layout="layout_TVCHW", waypoints="waypoints_TK", cameras="cameras_VK",
         times="times_T", fps="fps", text="text_L", given="given",
     )  # fmt: skip
-    for i in range(3):
-        save_clip({key: getattr(long_clip(i), name) for key, name in names.items()}, tmp_path / f"clip-{i}.pt")
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        save_clip({key: getattr(long_clip(i), name) for key, name in names.items()}, folder / f"clip-{i}.pt")
+    return folder
+
+
+def test_further_folders_of_clips_are_learnt_from_too(tmp_path):
+    data, more = (save_long_clips(tmp_path / name, count) for name, count in (("data", 3), ("more", 2)))
+    world = WorldTraining(model=MODEL, held_out=1, cut="dense", key_frames=KEYS)
+    config = TrainConfig(
+        data=str(data), more_data=(str(more),), world=world, loop=LoopConfig(out=str(tmp_path / "out"), steps=1)
+    )
+    assert load_tensors(train(config))[1]["clips"] == "5", "three of each but for the one held out"
+
+
+def test_the_target_distillation_trains_on_cached_long_clips(tmp_path, teacher):
+    save_long_clips(tmp_path, 3)
     config = replace(make_config(tmp_path / "out", teacher, steps=1, sample_every=1), data=str(tmp_path))
     assert load_model(train(config))[1] == MODEL
     assert {"distill_loss", "held_out_sampled_error"} <= set().union(*logged(tmp_path / "out"))
