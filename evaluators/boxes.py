@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwm.geometry import apply, invert, rotation_from_quaternion, rotation_from_yaw, yaw_from_rotation
-from dwm.scenario.types import Scenario
+from dwm.scenario.types import AgentBoxes, Scenario
 from dwm.scenes.types import DETECTION_CLASSES, Scene
 
 Array = NDArray[np.float64]
@@ -130,7 +130,11 @@ def boxes_of_scene(scene: Scene, key_index: int, min_visibility: int = 1) -> Box
 
 def boxes_of_scenario(scenario: Scenario, frame: int) -> Boxes:
     """The labels of one frame of a scenario, in the ego frame of the commanded path."""
-    agents = scenario.agents
+    return boxes_of_agents(scenario.agents, frame, scenario.ego_to_global[frame])
+
+
+def boxes_of_agents(agents: AgentBoxes, frame: int, ego_to_global: Array) -> Boxes:
+    """The agents of one frame that have a detection class, in the ego frame at a pose [4, 4]."""
     known = np.array([name is not None for name in agents.detection_classes], dtype=bool)
     rows = np.flatnonzero(agents.present[:, frame] & known)
     boxes = boxes_from(
@@ -142,4 +146,4 @@ def boxes_of_scenario(scenario: Scenario, frame: int) -> Boxes:
         np.array([attribute_index(agents.attributes[a][frame]) for a in rows], np.int64),
         num_pts=agents.num_lidar_pts[rows, frame],
     )
-    return boxes.moved(invert(scenario.ego_to_global[frame]))
+    return boxes.moved(invert(ego_to_global))

@@ -1,10 +1,11 @@
 """Is a generated video new, or the log once more? How near every frame is to the nearest image that the log holds of that camera.
 
-Shapes: T frames, L logged moments, V cameras, H W pixels.
+Shapes: T frames, L images of a camera in the log, V cameras, H W pixels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -17,7 +18,20 @@ from evaluators.counterfactual import luma, psnr_db
 Array = NDArray[np.float64]
 Images = NDArray[np.uint8]
 NEAR_COPY_DB = 32.0  # PSNR from which on nobody sees a difference at a glance
-_THUMBNAIL_HW = (32, 56)  # on which the nearest logged image is looked for
+THUMBNAIL_HW = (32, 56)  # on which the nearest logged image is looked for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoggedCamera:
+    """What the log holds of one camera: small for all, in full on demand."""
+
+    thumbnails: NDArray[np.float32]  # [L, 32, 56] luma
+    read: Callable[[int], Images]  # an image [H, W, 3] of L, at the size of the generated ones
+
+    @staticmethod
+    def of(images: Images) -> LoggedCamera:
+        """Images [L, H, W, 3] at hand."""
+        return LoggedCamera(thumbnails=np.stack([thumbnail(luma(image)) for image in images]), read=images.__getitem__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +39,7 @@ class NoveltyScore:
     """The nearest logged image of every generated one."""
 
     nearest_db: Array  # [T, V] PSNR to it
-    nearest: NDArray[np.int64]  # [T, V] its logged moment
+    nearest: NDArray[np.int64]  # [T, V] its number in its camera's L
 
     def metrics(self) -> dict[str, float]:
         """By metric name (docs/metrics.md)."""
@@ -35,22 +49,26 @@ class NoveltyScore:
         }
 
 
-def score_novelty(images: Images, logged: Images) -> NoveltyScore:
-    """Generated images [T, V, H, W, 3] against logged ones [L, V, H, W, 3] of the same cameras and size; both uint8.
+def score_novelty(images: Images, logged: Sequence[LoggedCamera]) -> NoveltyScore:
+    """Generated images [T, V, H, W, 3] against the log's of the same cameras.
 
-    Raises InputError for other sizes and for no logged image.
+    Raises InputError for other cameras and for one without any logged image.
     """
-    if images.shape[1:] != logged.shape[1:] or not len(logged):
-        problem = f"generated images {list(images.shape)} against logged ones {list(logged.shape)}"
-        raise InputError("novelty", problem, "give at least one logged moment, in the same cameras and size")
-    small, known = _thumbnails(images), _thumbnails(logged)
-    apart = np.stack([np.square(small - moment).mean(axis=(-1, -2)) for moment in known])  # [L, T, V]
-    nearest, views = apart.argmin(axis=0), np.arange(images.shape[1])
-    nearest_db = np.stack([psnr_db(image, logged[rows, views]) for image, rows in zip(images, nearest, strict=True)])
-    return NoveltyScore(nearest_db=nearest_db, nearest=nearest)
+    if images.shape[1] != len(logged) or not all(len(camera.thumbnails) for camera in logged):
+        problem = f"{images.shape[1]} cameras against {[len(camera.thumbnails) for camera in logged]} logged images"
+        raise InputError("novelty", problem, "give at least one logged image of each camera")
+    found = [_nearest(images[:, v], camera) for v, camera in enumerate(logged)]
+    return NoveltyScore(nearest_db=np.stack([db for _, db in found], axis=1), nearest=np.stack([n for n, _ in found], axis=1))
 
 
-def _thumbnails(images: Images) -> NDArray[np.float32]:
-    height, width = _THUMBNAIL_HW
-    small = [[cv2.resize(luma(view), (width, height), interpolation=cv2.INTER_AREA) for view in frame] for frame in images]
-    return np.asarray(small, np.float32)
+def thumbnail(image_luma: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Luma [H, W] by area."""
+    return np.asarray(cv2.resize(image_luma, THUMBNAIL_HW[::-1], interpolation=cv2.INTER_AREA), np.float32)
+
+
+def _nearest(images: Images, camera: LoggedCamera) -> tuple[NDArray[np.int64], Array]:
+    """Of each image [T, H, W, 3]: the number of the nearest logged one by thumbnails, and the PSNR to it."""
+    small = [thumbnail(luma(image)) for image in images]
+    nearest = np.array([np.square(camera.thumbnails - own).mean(axis=(1, 2)).argmin() for own in small], np.int64)
+    read = {number: camera.read(number) for number in set(nearest.tolist())}
+    return nearest, np.array([float(psnr_db(image, read[n])) for image, n in zip(images, nearest.tolist(), strict=True)])

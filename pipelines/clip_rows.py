@@ -78,6 +78,7 @@ def _clip(shard: Shard, scene: Scene, config: RunConfig) -> Row:
         "fps": shard.fps, "perturbation": perturbation.name, "perturbation_params_json": json.dumps(perturbation.params, sort_keys=True),
         "severity": perturbation.severity, "seed": shard.seed, "split": config.scenes.split or "all",
         "weather": clip_weather(scene, [c.name for c in conditions_of(perturbation)]), "description": scene.description, "location": scene.location,
+        "lidar_to_ego": scene.lidar_to_ego.ravel().tolist(),
         "is_source": perturbation.name == "baseline",
     }  # fmt: skip
 

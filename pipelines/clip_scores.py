@@ -27,8 +27,10 @@ from evaluators.detector.inference import Detector
 from evaluators.ego_motion.inference import EgoMotionReader
 from evaluators.ego_motion.score import ReadingConfig, read_steps, score_ego_motion
 from evaluators.flicker import score_appearance
+from evaluators.novelty import score_novelty
 from pipelines.config import EvaluateConfig
 from pipelines.logged_clip import logged_clip
+from pipelines.logged_looks import logged_looks
 from pipelines.metric_table import Judges, MetricTable, add_appearance, add_counterfactual, add_detection, add_flat
 
 Images = NDArray[np.uint8]
@@ -48,6 +50,7 @@ class ClipScores:
     scored_frames: tuple[int, ...]
     detections: dict[int, Boxes]  # scored frame -> boxes in its ego frame
     support: dict[int, dict[int, float]]  # scored frame -> agent -> best matching detection's score
+    truth: Images | None = None  # true video at the scored frames [K, V, H, W, 3], where the world can render it
 
 
 def score_clip(
@@ -85,6 +88,9 @@ def score_video(
             agreement = cross_view_metrics(cross_view_agreement(pictures, *rig(conditioner)))
             add_flat(table, agreement, source, len(frames))
             gate |= agreement if source == "generated" else {}
+    looks, made = logged_looks(scenario.scene, world.image_hw), [f for f in frames if f >= logged]
+    if looks is not None and made:
+        add_flat(table, score_novelty(video[made], looks).metrics(), "generated", len(made))
     if judges.ego_motion is not None and total > logged:
         motion = _ego_motion(judges.ego_motion, conditioner, scenario, video, logged)
         gate |= motion
@@ -115,7 +121,9 @@ def score_video(
             add_detection(table, reference, _official(labels, seen), frames, "truth")
         else:
             gate |= _add_logged_reference(table, detector, scenario, world)
-    return ClipScores(rows=table.rows, for_gate=gate, scored_frames=tuple(frames), detections=detections, support=support)
+    return ClipScores(
+        rows=table.rows, for_gate=gate, scored_frames=tuple(frames), detections=detections, support=support, truth=truth
+    )
 
 
 def encode_loss_db(folder: Path, kept: Mapping[int, Images]) -> dict[str, float]:

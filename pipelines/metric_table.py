@@ -26,7 +26,7 @@ from pipelines.config import EvaluateConfig
 Array = NDArray[np.float64]
 # Of those that have one; the others of ego motion end in theirs.
 _UNITS = {"image.min_spread": "grey levels", "sharpness.mean": "grey levels per pixel"}
-_ENDINGS = {"_m": "m", "_rad": "rad", "_mps": "m/s"}
+_ENDINGS = {"_db": "dB", "_m": "m", "_rad": "rad", "_mps": "m/s"}
 _PICTURES = {"generated": "decoded video", "truth": "rendered frames", "log": "logged images"}  # by source of a metric
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from dwm.errors import InputError
 
-SCHEMA_VERSION = "1.1.0"
+SCHEMA_VERSION = "1.2.0"
 ROW_GROUP_ROWS = 20_000
 _KIND = pa.dictionary(pa.int16(), pa.string())  # few different values
 
@@ -33,6 +33,7 @@ CLIPS = _table(
     perturbation=_KIND, perturbation_params_json=pa.string(), severity=pa.float32(), seed=pa.uint64(), split=_KIND,
     shard_id=pa.string(), run_id=pa.string(),  # both filled at publication
     prompt=pa.string(), weather=pa.string(), description=pa.string(), location=pa.string(),
+    lidar_to_ego=pa.list_(pa.float64(), 16),  # of the source log
     is_source=pa.bool_(),  # the unperturbed baseline
     baseline_clip_id=pa.string(),  # filled at publication: same scene, window and seed, no perturbation
     label_sources_json=pa.string(),  # box rows by label source
@@ -40,6 +41,7 @@ CLIPS = _table(
 )  # fmt: skip
 VIDEOS = _table(
     clip_id=pa.string(), channel=_KIND, stream=_KIND,  # stream: rgb, depth, semantic, condition_boxes, condition_map, truth
+    first_frame=pa.int32(), frame_step=pa.int32(),  # the file's frame k shows the clip's frame first_frame + k * frame_step
     uri=pa.string(),  # in a shard: the file's name in the attempt folder; published: relative to the dataset root
     bytes=pa.int64(), sha256=pa.string(),  # both filled at publication
     n_frames=pa.int32(), width=pa.int32(), height=pa.int32(), fps=pa.float32(), codec=pa.string(), pix_fmt=pa.string(),

@@ -143,10 +143,15 @@ def _foreign_keys(tables: Tables) -> Iterator[Finding]:
 
 def _frame_counts(tables: Tables) -> Iterator[Finding]:
     expected = {row["clip_id"]: row["n_frames"] for row in tables["clips"].select(["clip_id", "n_frames"]).to_pylist()}
-    for row in tables["videos"].select(["clip_id", "channel", "n_frames"]).to_pylist():
-        if row["n_frames"] != expected.get(row["clip_id"], row["n_frames"]):
-            problem = f"{row['n_frames']} frames, the clip has {expected[row['clip_id']]}"
-            yield Finding(level=1, check="n_frames", where=f"videos {row['clip_id']} {row['channel']}", problem=problem)
+    for row in tables["videos"].to_pylist():
+        if row["clip_id"] not in expected:
+            continue  # told as a foreign key
+        shown = range(row["first_frame"], expected[row["clip_id"]], max(row["frame_step"], 1))
+        if row["n_frames"] != len(shown):
+            problem = f"{row['n_frames']} frames, of the clip's {shown.stop} it should show {len(shown)}"
+            yield Finding(
+                level=1, check="n_frames", where=f"videos {row['clip_id']} {row['channel']} {row['stream']}", problem=problem
+            )
     frames = tables["camera_frames"].group_by(["clip_id", "channel"])
     counts = frames.aggregate([("frame_index", "count"), ("frame_index", "max")])
     for row in counts.to_pylist():

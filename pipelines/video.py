@@ -92,12 +92,13 @@ def encoder_args(fps: float, crf: float, preset: str) -> dict[str, str]:
 
 
 def video_row(
-    writer: VideoWriter, clip_id: str, channel: str, stream: str = "rgb", psnr_db: float | None = None
-) -> dict[str, Any]:
-    """The ``videos`` row of a closed writer; bytes, sha256 and the final uri are filled at publication."""
+    writer: VideoWriter, clip_id: str, channel: str, stream: str = "rgb", psnr_db: float | None = None, shown: range = range(1),
+) -> dict[str, Any]:  # fmt: skip
+    """The ``videos`` row of a closed writer of the clip's frames ``shown``; bytes, sha256 and the final uri follow at publication."""
     args = writer.encoder_args
     return {
-        "clip_id": clip_id, "channel": channel, "stream": stream, "uri": writer.path.name, "n_frames": writer.n_frames,
+        "clip_id": clip_id, "channel": channel, "stream": stream, "first_frame": shown.start,
+        "frame_step": shown.step, "uri": writer.path.name, "n_frames": writer.n_frames,
         "width": writer.width, "height": writer.height, "fps": writer.fps, "codec": CODEC,
         "pix_fmt": PIX_FMT, "gop": int(args["g"]), "crf": float(args["crf"]), "encode_psnr_db": psnr_db,
         "encoder_args_json": json.dumps({"encoder": "libx264", **args}, sort_keys=True),

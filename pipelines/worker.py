@@ -28,12 +28,13 @@ from dwm.scenes.types import CAMERAS
 from evaluators.gate import GateConfig, judge
 from pipelines import clip_rows, clip_scores
 from pipelines.attempt import ShardResult
+from pipelines.clip_scores import ClipScores
 from pipelines.config import RunConfig
 from pipelines.events import report_progress
 from pipelines.logged_frames import leading_images, led_by_log
 from pipelines.plan import Shard, shard_seed
 from pipelines.schema import write_table
-from pipelines.video import VideoWriter, video_row
+from pipelines.video import VideoWriter, encode_psnr_db, video_row
 
 Images = NDArray[np.uint8]
 _KEPT_EVERY = 24  # one frame in so many is kept to measure what the video coding costs
@@ -88,6 +89,8 @@ class ShardWorker:
             scores = clip_scores.score_clip(
                 scenario, conditioner, attempt_dir, leading, self.world, self.judges, self.config.evaluate
             )
+        with clock.stage("encode"):
+            video_rows += self._film_truth(shard, scores, attempt_dir)
         verdict = judge(scores.for_gate, self.gate)
         with clock.stage("write"):
             clip_rows.write_clip(
@@ -142,6 +145,25 @@ class ShardWorker:
         with clock.stage("encode"):
             loss = clip_scores.encode_loss_db(attempt_dir, kept)
         return [video_row(w, shard.shard_id, channel, "rgb", loss[channel]) for channel, w in writers.items()]
+
+    def _film_truth(self, shard: Shard, scores: ClipScores, attempt_dir: Path) -> list[dict]:
+        """What the scored frames truly look like, as mp4 files beside the clip's; nothing where that is unknown."""
+        if scores.truth is None:
+            return []
+        first, *later = scores.scored_frames
+        shown = range(first, scores.scored_frames[-1] + 1, later[0] - first if later else 1)
+        rows = []
+        for images, channel in zip(scores.truth.swapaxes(0, 1), CAMERAS, strict=True):
+            height, width = images.shape[1:3]
+            writer = VideoWriter(
+                attempt_dir / f"{channel}.truth.mp4", width, height, shard.fps / shown.step, self.config.video.crf,
+                self.config.video.preset,
+            )  # fmt: skip
+            with writer:
+                for image in images:
+                    writer.write(image)
+            rows.append(video_row(writer, shard.shard_id, channel, "truth", encode_psnr_db(writer.path, images), shown))
+        return rows
 
 
 def _write(writers: dict[str, VideoWriter], frames: Images, first: int, kept: dict[int, Images]) -> None:

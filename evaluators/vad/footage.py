@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from dwm.conditioning.build import ScenarioConditioner
-from dwm.scenario.types import Scenario
 from dwm.scenes.proving_ground.map_expansion import write_map_expansion
 from dwm.training.cache import rendered_drives
+from evaluators.drive import Drive
 from evaluators.map_truth import map_lines, open_map
 from evaluators.mapping import MapLine
 from evaluators.vad.config import VadConfig
@@ -32,31 +32,32 @@ Images = NDArray[np.uint8]
 class VadFootage:
     """One stretch; cameras are taken to fire at the time of the key frame."""
 
-    scenario: Scenario
-    frames: tuple[int, ...]  # [K] of the scenario
+    drive: Drive
+    frames: tuple[int, ...]  # [K] of the drive
     images: Images  # [K, V, H, W, 3]
     lines: tuple[tuple[MapLine, ...], ...]  # [K]
     seen: NDArray[np.bool_]  # [K, A] agents that some picture shows
+    given: int = 0  # leading key frames that no one generated
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def frame(self, k: int, config: VadConfig) -> VadFrame:
         """What the network reads of a key frame."""
-        return read_frame(self.scenario, self.frames[k], self.images[k], config)
+        return read_frame(self.drive, self.frames[k], self.images[k], config)
 
     def targets(self, k: int, config: VadConfig) -> VadTargets:
         """What it should say."""
-        return targets_of(self.scenario, self.frames[k], config, self.lines[k], self.seen[k])
+        return targets_of(self.drive, self.frames[k], config, self.lines[k], self.seen[k])
 
 
-def read_frame(scenario: Scenario, frame: int, images: Images, config: VadConfig) -> VadFrame:
-    """A frame of a scenario from its images [V, H, W, 3] in ring order; there is no CAN bus."""
-    pose, hw = scenario.ego_to_global[frame], (images.shape[1], images.shape[2])
-    cameras = [scenario.scene.cameras[i].resized(hw[1], hw[0]) for i in RING_TO_VAD]
+def read_frame(drive: Drive, frame: int, images: Images, config: VadConfig) -> VadFrame:
+    """A frame of a drive from its images [V, H, W, 3] in ring order; there is no CAN bus."""
+    pose, hw = drive.ego_to_global[frame], (images.shape[1], images.shape[2])
+    cameras = [drive.cameras[i].resized(hw[1], hw[0]) for i in RING_TO_VAD]
     lidar_to_image = lidar_to_images(
         np.stack([c.intrinsics for c in cameras]), np.stack([c.camera_to_ego for c in cameras]),
-        np.repeat(pose[None], len(cameras), axis=0), scenario.scene.lidar_to_ego, pose,
+        np.repeat(pose[None], len(cameras), axis=0), drive.lidar_to_ego, pose,
     )  # fmt: skip
     return VadFrame(
         images_V3hw=network_images(images[RING_TO_VAD], config),
@@ -64,9 +65,9 @@ def read_frame(scenario: Scenario, frame: int, images: Images, config: VadConfig
     )  # fmt: skip
 
 
-def key_frames_of(scenario: Scenario, frames: Sequence[int]) -> list[int]:
+def key_frames_of(fps: float, frames: Sequence[int]) -> list[int]:
     """Rows of frames that are 0.5 s apart from the first on, as long as no one is missing."""
-    step, at = round(STEP_S * scenario.fps), {frame: row for row, frame in enumerate(frames)}
+    step, at = round(STEP_S * fps), {frame: row for row, frame in enumerate(frames)}
     rows, wanted = [], frames[0]
     while wanted in at:
         rows.append(at[wanted])
@@ -84,14 +85,14 @@ def footage_of_drives(folder: Path, progress: bool = True) -> list[VadFootage]:
     out, mapped = [], None
     with tempfile.TemporaryDirectory() as scratch:
         for each in rendered_drives(folder, progress):
-            scenario, city = each.scenario, each.town.city
+            drive, city = Drive.of(each.scenario), each.town.city
             if city is not mapped:  # towns share the names of locations
                 write_map_expansion(city, Path(scratch) / "maps" / "expansion" / f"{city.location}.json")
                 mapped = city
-            rows = key_frames_of(scenario, each.frames)
+            rows = key_frames_of(drive.fps, each.frames)
             frames = tuple(each.frames[row] for row in rows)
             nusc_map = open_map(Path(scratch), city.location)
-            lines = tuple(map_lines(nusc_map, scenario.ego_to_global[f] @ scenario.scene.lidar_to_ego) for f in frames)
-            seen = seen_agents(ScenarioConditioner(scenario), frames)
-            out.append(VadFootage(scenario=scenario, frames=frames, images=each.images[rows], lines=lines, seen=seen))
+            lines = tuple(map_lines(nusc_map, drive.ego_to_global[f] @ drive.lidar_to_ego) for f in frames)
+            seen = seen_agents(ScenarioConditioner(each.scenario), frames)
+            out.append(VadFootage(drive=drive, frames=frames, images=each.images[rows], lines=lines, seen=seen))
     return out

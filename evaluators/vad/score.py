@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwm.geometry import invert, yaw_from_rotation
-from dwm.scenario.types import Scenario
-from evaluators.boxes import Boxes, boxes_of_scenario
+from evaluators.boxes import Boxes, boxes_of_agents
+from evaluators.drive import Drive
 from evaluators.ego_collision import FutureAgents
 from evaluators.mapping import MapLine, MapReport, evaluate_map_lines
 from evaluators.motion import ForecastMotion, MotionScore, TrueMotion, evaluate_motion
@@ -43,74 +43,82 @@ class VadScores:
         }  # fmt: skip
 
 
-@dataclass(slots=True)
-class _Gathered:
-    truth: dict[str, Boxes]
-    found: dict[str, Boxes]
-    poses: dict[str, Array]
-    true_lines: dict[str, Sequence[MapLine]]
-    found_lines: dict[str, Sequence[MapLine]]
-    motion: list[tuple[TrueMotion, ForecastMotion]]
-    planned: list[PlannedFrame]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedFrame:
+    """What is true of a key frame and what VAD says, as each family of metrics wants it."""
+
+    truth: Boxes  # ego frame
+    found: Boxes
+    ego_to_global: Array  # [4, 4]
+    true_lines: Sequence[MapLine]
+    found_lines: Sequence[MapLine]
+    motion: tuple[TrueMotion, ForecastMotion]
+    planned: PlannedFrame
 
 
-def score_stretches(model: VAD, stretches: Sequence[VadFootage], device: str = "cpu") -> VadScores:
-    """Run VAD over every stretch and score it against labels and map; an agent that no picture shows is no truth."""
-    all_of = _Gathered({}, {}, {}, {}, {}, [], [])
-    for n, stretch in enumerate(stretches):
-        config = model.config
-        frames = (stretch.frame(k, config) for k in range(len(stretch)))
-        for k, outputs in enumerate(run_stretch(model, frames, device)):
-            _gather(all_of, f"{n}.{k}", stretch, k, model, outputs)
+def judge_stretch(model: VAD, stretch: VadFootage, device: str = "cpu") -> list[JudgedFrame]:
+    """Run VAD over a stretch; given frames are read, not judged. An agent that no picture shows is no truth."""
+    frames = (stretch.frame(k, model.config) for k in range(len(stretch)))
+    outputs = enumerate(run_stretch(model, frames, device))
+    return [_judged(stretch, k, model, out) for k, out in outputs if k >= stretch.given]
+
+
+def score_frames(stretches: Sequence[Sequence[JudgedFrame]]) -> VadScores:
+    """All families over the key frames of all stretches together; a stretch may be given more than once."""
+    frames = {f"{n}.{k}": frame for n, stretch in enumerate(stretches) for k, frame in enumerate(stretch)}
     return VadScores(
-        detection=evaluate_vad_boxes(all_of.truth, all_of.found, all_of.poses),
-        map=evaluate_map_lines(all_of.true_lines, all_of.found_lines), motion=evaluate_motion(all_of.motion),
-        planning=evaluate_planning(all_of.planned), key_frames=len(all_of.truth),
+        detection=evaluate_vad_boxes(
+            {token: f.truth for token, f in frames.items()}, {token: f.found for token, f in frames.items()},
+            {token: f.ego_to_global for token, f in frames.items()},
+        ),
+        map=evaluate_map_lines(
+            {token: f.true_lines for token, f in frames.items()}, {token: f.found_lines for token, f in frames.items()}
+        ),
+        motion=evaluate_motion([f.motion for f in frames.values()]), planning=evaluate_planning([f.planned for f in frames.values()]),
+        key_frames=len(frames),
     )  # fmt: skip
 
 
-def _gather(out: _Gathered, token: str, stretch: VadFootage, k: int, model: VAD, outputs: VadOutputs) -> None:
-    scenario, frame = stretch.scenario, stretch.frames[k]
-    lidar_to_ego = scenario.scene.lidar_to_ego
+def _judged(stretch: VadFootage, k: int, model: VAD, outputs: VadOutputs) -> JudgedFrame:
+    drive, frame = stretch.drive, stretch.frames[k]
+    lidar_to_ego = drive.lidar_to_ego
     objects = decode_objects(outputs)[0]
-    truth, rows = _truth(scenario, frame, stretch.seen[k])
-    out.truth[token], out.found[token] = truth, objects.boxes.moved(lidar_to_ego)
-    out.poses[token] = scenario.ego_to_global[frame]
-    out.true_lines[token] = stretch.lines[k]
-    out.found_lines[token] = decode_map(outputs, model.config)[0]
-    to_lidar = invert(scenario.ego_to_global[frame] @ lidar_to_ego)
-    times = frame + np.round(np.arange(STEPS + 1) * STEP_S * scenario.fps).astype(np.int64)
-    places, known = places_of(scenario, rows, times, to_lidar)
+    truth, rows = _truth(drive, frame, stretch.seen[k])
+    to_lidar = invert(drive.ego_to_global[frame] @ lidar_to_ego)
+    times = frame + np.round(np.arange(STEPS + 1) * STEP_S * drive.fps).astype(np.int64)
+    places, known = places_of(drive, rows, times, to_lidar)
     futures = places[:, 1:]
-    ends = np.minimum(times[1:], len(scenario.timestamps_us) - 1)
-    yaws = scenario.agents.yaws_rad[rows][:, ends] + float(yaw_from_rotation(to_lidar))
+    ends = np.minimum(times[1:], len(drive) - 1)
+    yaws = drive.agents.yaws_rad[rows][:, ends] + float(yaw_from_rotation(to_lidar))
     now = truth.moved(invert(lidar_to_ego))
-    out.motion.append((
+    motion = (
         TrueMotion(labels=now.labels, centers_m=now.centers_m[:, :2], futures_m=futures, known=known),
         ForecastMotion(
             labels=objects.boxes.labels, scores=objects.boxes.scores, centers_m=objects.boxes.centers_m[:, :2],
             futures_m=objects.boxes.centers_m[:, None, None, :2] + objects.futures_m,
         ),
-    ))  # fmt: skip
-    driven, driven_known = driven_of(scenario, times, to_lidar)
+    )  # fmt: skip
+    driven, driven_known = driven_of(drive, times, to_lidar)
     target = stretch.targets(k, model.config)
     plan = decode_plan(outputs, [target.command])[0]
-    out.planned.append(
-        PlannedFrame(
-            planned_m=_forward_left(plan), driven_m=_forward_left(driven[1:]), driven_known=driven_known,
-            agents=FutureAgents(
-                categories=tuple(scenario.agents.categories[i] for i in rows), sizes_wl_m=now.sizes_wlh_m[:, :2],
-                now_m=_forward_left(now.centers_m[:, :2]), centers_m=_forward_left(futures), yaws_rad=yaws - np.pi / 2, known=known,
-            ),
-        )
+    planned = PlannedFrame(
+        planned_m=_forward_left(plan), driven_m=_forward_left(driven[1:]), driven_known=driven_known,
+        agents=FutureAgents(
+            categories=tuple(drive.agents.categories[i] for i in rows), sizes_wl_m=now.sizes_wlh_m[:, :2],
+            now_m=_forward_left(now.centers_m[:, :2]), centers_m=_forward_left(futures), yaws_rad=yaws - np.pi / 2, known=known,
+        ),
+    )  # fmt: skip
+    return JudgedFrame(
+        truth=truth, found=objects.boxes.moved(lidar_to_ego), ego_to_global=drive.ego_to_global[frame], true_lines=stretch.lines[k],
+        found_lines=decode_map(outputs, model.config)[0], motion=motion, planned=planned,
     )  # fmt: skip
 
 
-def _truth(scenario: Scenario, frame: int, seen: NDArray[np.bool_]) -> tuple[Boxes, NDArray[np.int64]]:
+def _truth(drive: Drive, frame: int, seen: NDArray[np.bool_]) -> tuple[Boxes, NDArray[np.int64]]:
     """Labelled boxes in the ego frame that some picture shows, and their agents."""
-    known = np.array([c is not None for c in scenario.agents.detection_classes], dtype=bool)
-    rows = np.flatnonzero(scenario.agents.present[:, frame] & known)
-    boxes = boxes_of_scenario(scenario, frame).select(np.flatnonzero(seen[rows]))
+    known = np.array([c is not None for c in drive.agents.detection_classes], dtype=bool)
+    rows = np.flatnonzero(drive.agents.present[:, frame] & known)
+    boxes = boxes_of_agents(drive.agents, frame, drive.ego_to_global[frame]).select(np.flatnonzero(seen[rows]))
     return replace(boxes, num_pts=np.maximum(boxes.num_pts, 1)), rows[seen[rows]]
 
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dwm.geometry import apply, invert
-from dwm.scenario.types import Scenario
 from dwm.scenes.types import DETECTION_CLASSES
-from evaluators.boxes import Boxes, boxes_of_scenario
+from evaluators.boxes import Boxes, boxes_of_agents
+from evaluators.drive import Drive
 from evaluators.mapping import MAP_CLASSES, MapLine
 from evaluators.vad.config import OBJECT_CLASSES, VadConfig
 from evaluators.vad.inputs import drive_command
@@ -47,25 +47,25 @@ class VadTargets:
 
 
 def targets_of(
-    scenario: Scenario, frame: int, config: VadConfig, lines: Sequence[MapLine], seen: NDArray[np.bool_] | None = None
+    drive: Drive, frame: int, config: VadConfig, lines: Sequence[MapLine], seen: NDArray[np.bool_] | None = None
 ) -> VadTargets:
-    """Targets of a frame of a scenario; ``seen`` [A] leaves out agents that no picture shows, ``lines`` are ``map_lines``'s.
+    """Targets of a frame of a drive; ``seen`` [A] leaves out agents that no picture shows, ``lines`` are ``map_lines``'s.
 
-    Objects count inside the range; futures are known as long as the scenario has the agent.
+    Objects count inside the range; futures are known as long as the drive has the agent.
     """
-    agents = scenario.agents
+    agents = drive.agents
     known_class = np.array([c is not None for c in agents.detection_classes], dtype=bool)
     rows = np.flatnonzero(agents.present[:, frame] & known_class)
-    to_lidar = invert(scenario.ego_to_global[frame] @ scenario.scene.lidar_to_ego)
-    boxes = boxes_of_scenario(scenario, frame).moved(invert(scenario.scene.lidar_to_ego))
+    to_lidar = invert(drive.ego_to_global[frame] @ drive.lidar_to_ego)
+    boxes = boxes_of_agents(agents, frame, drive.ego_to_global[frame]).moved(invert(drive.lidar_to_ego))
     low, high = np.array(config.range_m[:3]), np.array(config.range_m[3:])
     kept = ((boxes.centers_m >= low) & (boxes.centers_m <= high)).all(axis=1)
     if seen is not None:
         kept &= seen[rows]
     boxes, rows = boxes.select(kept), rows[kept]
-    later = frame + np.round(np.arange(config.steps + 1) * STEP_S * scenario.fps).astype(np.int64)
-    places, known = places_of(scenario, rows, later, to_lidar)
-    plan, plan_known = driven_of(scenario, later, to_lidar)
+    later = frame + np.round(np.arange(config.steps + 1) * STEP_S * drive.fps).astype(np.int64)
+    places, known = places_of(drive, rows, later, to_lidar)
+    plan, plan_known = driven_of(drive, later, to_lidar)
     map_labels, map_points = _map(lines, config)
     return VadTargets(
         labels_N=torch.tensor([OBJECT_CLASSES.index(DETECTION_CLASSES[k]) for k in boxes.labels], dtype=torch.long),
@@ -100,23 +100,21 @@ def orders_of(points_P2: Array) -> Array:
 
 
 def places_of(
-    scenario: Scenario, rows: NDArray[np.int64], later: NDArray[np.int64], to_lidar: Array
+    drive: Drive, rows: NDArray[np.int64], later: NDArray[np.int64], to_lidar: Array
 ) -> tuple[Array, NDArray[np.bool_]]:
     """Where agents are now and at the steps [N, T + 1, 2], and which steps [N, T] are known; a gap ends a future."""
-    inside = later < len(scenario.timestamps_us)
-    clipped = np.minimum(later, len(scenario.timestamps_us) - 1)
-    known = np.logical_and.accumulate(scenario.agents.present[rows][:, clipped] & inside, axis=1)
-    places = apply(to_lidar, scenario.agents.centers_m[rows][:, clipped].reshape(-1, 3)).reshape(len(rows), len(later), 3)[
-        ..., :2
-    ]
+    inside = later < len(drive)
+    clipped = np.minimum(later, len(drive) - 1)
+    known = np.logical_and.accumulate(drive.agents.present[rows][:, clipped] & inside, axis=1)
+    places = apply(to_lidar, drive.agents.centers_m[rows][:, clipped].reshape(-1, 3)).reshape(len(rows), len(later), 3)[..., :2]
     last = np.maximum.accumulate(np.where(known, np.arange(len(later)), 0), axis=1)
     return np.take_along_axis(places, last[..., None], axis=1), known[:, 1:]
 
 
-def driven_of(scenario: Scenario, later: NDArray[np.int64], to_lidar: Array) -> tuple[Array, NDArray[np.bool_]]:
+def driven_of(drive: Drive, later: NDArray[np.int64], to_lidar: Array) -> tuple[Array, NDArray[np.bool_]]:
     """Where the LiDAR is now and at the steps [T + 1, 2], and which steps [T] are known."""
-    known = later < len(scenario.timestamps_us)
-    poses = scenario.ego_to_global[np.minimum(later, len(scenario.timestamps_us) - 1)] @ scenario.scene.lidar_to_ego
+    known = later < len(drive)
+    poses = drive.ego_to_global[np.minimum(later, len(drive) - 1)] @ drive.lidar_to_ego
     return apply(to_lidar, poses[:, :3, 3])[:, :2], known[1:]
 
 

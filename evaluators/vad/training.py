@@ -112,7 +112,7 @@ class VadTask:
         if generator is None:
             return frames, targets
         if generator.random() < self.config.mirrored_share:
-            poses = footage.scenario.ego_to_global[list(footage.frames[k - past : k + 1])]
+            poses = footage.drive.ego_to_global[list(footage.frames[k - past : k + 1])]
             frames = [mirrored_frame(f, self._size.image_hw[1], pose) for f, pose in zip(frames, poses, strict=True)]
             targets = mirrored_targets(targets)
         return [self._disturbed(frame, generator) for frame in frames], targets

@@ -114,6 +114,7 @@ def _clip(shard: Shard, clip_id: str) -> dict:
         "clip_id": clip_id, "source_scene_token": shard.scene_token, "start_us": 1_000_000, "n_frames": shard.n_frames,
         "fps": FPS, "perturbation": shard.perturbation.name, "seed": shard.seed, "verdict_keep": shard.seed == 0,
         "is_source": shard.perturbation.name == "baseline", "severity": shard.perturbation.severity,
+        "lidar_to_ego": np.eye(4).ravel().tolist(),
     }  # fmt: skip
 
 

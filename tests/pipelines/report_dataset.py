@@ -39,7 +39,7 @@ def clip(clip_id: str, n_frames: int, **changes: Any) -> Row:
         "perturbation_params_json": '{"offset_m": 1.5}', "severity": 0.5, "seed": 7,
         "split": "pg_val", "shard_id": f"{clip_id:f<32}"[:32],
         "prompt": "A driving scene at night.", "description": "Night, light traffic", "weather": "night", "verdict_keep": True,
-        "verdict_reasons_json": "[]", "log_end_index": n_frames // 2,
+        "verdict_reasons_json": "[]", "log_end_index": n_frames // 2, "lidar_to_ego": np.eye(4).ravel().tolist(),
     } | changes  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def write_dataset(
     version_dir = root / "versions" / "v-test"
     write_table(version_dir, "clips", clips)
     videos = [
-        {"clip_id": c["clip_id"], "channel": camera, "stream": stream, "n_frames": c["n_frames"],
+        {"clip_id": c["clip_id"], "channel": camera, "stream": stream, "n_frames": c["n_frames"], "first_frame": 0, "frame_step": 1,
          "uri": f"data/{c['shard_id']}/{c['clip_id']}/{camera}.{stream}.mp4"}
         for c in clips for camera in CAMERAS for stream in streams
     ]  # fmt: skip

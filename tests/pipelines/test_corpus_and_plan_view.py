@@ -54,7 +54,7 @@ def publish(root: Path, token: str, boxes: list[tuple]) -> Path:
     """A version of one clip with the ego at the origin and boxes (time, class, x, support, source)."""
     folder = root / "versions" / "v-1"
     tables = {
-        "clips": [{"clip_id": "c", "source_scene_token": token}],
+        "clips": [{"clip_id": "c", "source_scene_token": token, "lidar_to_ego": [0.0] * 16}],
         "ego_poses": [{"clip_id": "c", "frame_index": i, "path": "commanded", "x": 0.0, "y": 0.0} for i in range(len(boxes))]
         + [{"clip_id": "c", "frame_index": i, "path": "baseline", "x": 999.0, "y": 0.0} for i in range(len(boxes))],
         "boxes": [

@@ -149,7 +149,7 @@ def run(pg_dataroot: Path, tmp_path_factory: pytest.TempPathFactory):
 
 def video_of(dataset: Dataset, clip_id: str) -> NDArray[np.uint8]:
     """Decoded frames [T, V, H, W, 3]."""
-    files = {v["channel"]: dataset.root / v["uri"] for v in dataset.table("videos").to_pylist() if v["clip_id"] == clip_id}
+    files = {v["channel"]: dataset.root / v["uri"] for v in dataset.rows("videos", clip_id, stream="rgb")}
     return np.stack([read_video_frames(files[channel], range(FRAMES)) for channel in CAMERAS], axis=1)
 
 

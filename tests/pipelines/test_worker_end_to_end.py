@@ -49,7 +49,7 @@ def test_a_clip_is_six_videos_of_as_many_frames_with_a_row_for_every_image(run: 
     for clip in dataset.clips().to_pylist():
         clip_id = clip["clip_id"]
         assert clip["n_frames"] == FRAMES
-        videos = {v["channel"]: v for v in dataset.table("videos").to_pylist() if v["clip_id"] == clip_id}
+        videos = {v["channel"]: v for v in dataset.rows("videos", clip_id, stream="rgb")}
         assert set(videos) == set(CAMERAS)
         for video in videos.values():
             images = read_video_frames(Path(config.out) / video["uri"], range(FRAMES))

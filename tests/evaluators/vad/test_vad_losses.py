@@ -14,7 +14,8 @@ from dwm.scenario.build import build_scenario
 from dwm.scenario.perturbations import BASELINE
 from dwm.scenario.types import Scenario
 from dwm.scenes.types import DETECTION_CLASSES
-from evaluators.boxes import boxes_from, boxes_of_scenario
+from evaluators.boxes import boxes_from, boxes_of_agents
+from evaluators.drive import Drive
 from evaluators.vad.coders import decode_map, decode_objects, decode_plan
 from evaluators.vad.losses import VadLossWeights, focal_loss, surroundings, vad_losses
 from evaluators.vad.matching import match_boxes, match_lines
@@ -26,20 +27,20 @@ from tests.factories import make_scene
 
 
 @pytest.fixture(scope="module")
-def scenario() -> Scenario:
+def drive() -> Drive:
     made = build_scenario(make_scene(), BASELINE, 0, duration_s=6.0)
     assert isinstance(made, Scenario)
-    return made
+    return Drive.of(made)
 
 
-def test_targets_are_read_back_by_the_coders(scenario):
-    target = targets_of(scenario, 12, CONFIG, LINES)
+def test_targets_are_read_back_by_the_coders(drive):
+    target = targets_of(drive, 12, CONFIG, LINES)
     assert len(target.labels_N) > 0
     outputs = perfect(target, CONFIG)
     found = decode_objects(outputs)[0]
     sure = found.boxes.scores > 0.5
     low, high = np.array(CONFIG.range_m[:3]), np.array(CONFIG.range_m[3:])
-    truth = boxes_of_scenario(scenario, 12).moved(invert(scenario.scene.lidar_to_ego))
+    truth = boxes_of_agents(drive.agents, 12, drive.ego_to_global[12]).moved(invert(drive.lidar_to_ego))
     truth = truth.select(((truth.centers_m >= low) & (truth.centers_m <= high)).all(axis=1))
     order = np.argsort(truth.centers_m[:, 1])
     own = found.boxes.select(sure)
@@ -54,34 +55,32 @@ def test_targets_are_read_back_by_the_coders(scenario):
     np.testing.assert_allclose(sorted(ends["divider"][[0, -1], 1]), [-25, 25], atol=1e-4)
     path = decode_plan(outputs, [target.command])[0]
     driven = [
-        invert(scenario.ego_to_global[12] @ scenario.scene.lidar_to_ego)
-        @ scenario.ego_to_global[12 + 6 * k]
-        @ scenario.scene.lidar_to_ego
+        invert(drive.ego_to_global[12] @ drive.lidar_to_ego) @ drive.ego_to_global[12 + 6 * k] @ drive.lidar_to_ego
         for k in range(1, 7)
     ]
     np.testing.assert_allclose(path, [pose[:2, 3] for pose in driven], atol=1e-4)
 
 
-def test_futures_end_with_the_scenario_and_with_the_agent(scenario):
-    last = len(scenario.timestamps_us) - 1
-    target = targets_of(scenario, last - 12, CONFIG, ())
+def test_futures_end_with_the_scenario_and_with_the_agent(drive):
+    last = len(drive) - 1
+    target = targets_of(drive, last - 12, CONFIG, ())
     assert target.plan_known_T.tolist() == [True, True, False, False, False, False]
     assert target.steps_known_NT[:, 2:].sum() == 0
-    gone = scenario.agents.present.copy()
+    gone = drive.agents.present.copy()
     gone[:, 12 + 13 :] = False
-    short = targets_of(replace(scenario, agents=replace(scenario.agents, present=gone)), 12, CONFIG, ())
+    short = targets_of(replace(drive, agents=replace(drive.agents, present=gone)), 12, CONFIG, ())
     assert short.steps_known_NT.sum(1).max() == 2
     assert float(short.steps_NT2[:, 2:].abs().max()) == 0.0
     assert short.map_points_IGP2.shape == (0, 8, 5, 2)
 
 
-def test_unseen_agents_are_no_targets(scenario):
-    nobody = np.zeros(len(scenario.agents.instance_tokens), dtype=bool)
-    assert len(targets_of(scenario, 12, CONFIG, (), seen=nobody).labels_N) == 0
+def test_unseen_agents_are_no_targets(drive):
+    nobody = np.zeros(len(drive.agents.instance_tokens), dtype=bool)
+    assert len(targets_of(drive, 12, CONFIG, (), seen=nobody).labels_N) == 0
 
 
-def test_what_is_perfect_costs_next_to_nothing(scenario):
-    target = targets_of(scenario, 12, CONFIG, LINES)
+def test_what_is_perfect_costs_next_to_nothing(drive):
+    target = targets_of(drive, 12, CONFIG, LINES)
     losses = vad_losses(
         perfect(target, CONFIG), [target], CONFIG, VadLossWeights(plan_collision=0.0, plan_boundary=0.0, plan_direction=0.0)
     )
@@ -101,8 +100,8 @@ def test_what_is_perfect_costs_next_to_nothing(scenario):
         ("mode", "modes"),
     ],
 )
-def test_each_fault_shows_in_its_own_part(scenario, fault, part):
-    target = targets_of(scenario, 12, CONFIG, LINES)
+def test_each_fault_shows_in_its_own_part(drive, fault, part):
+    target = targets_of(drive, 12, CONFIG, LINES)
     outputs = perfect(target, CONFIG)
     faults = {
         "box": {"boxes_LBO10": outputs.boxes_LBO10 + 0.1}, "class": {"class_logits_LBOK": outputs.class_logits_LBOK.roll(1, -1)},
@@ -142,10 +141,10 @@ def test_a_frame_without_anything_has_a_loss_and_gradients():
     assert values["boxes"] == values["map_points"] == values["futures"] == 0.0 and values["classes"] > 0
 
 
-def _empty() -> Scenario:
+def _empty() -> Drive:
     made = build_scenario(make_scene(agents=()), BASELINE, 0, duration_s=2.0)
     assert isinstance(made, Scenario)
-    return made
+    return Drive.of(made)
 
 
 def test_matching_undoes_a_permutation_and_prefers_the_right_class():
@@ -198,8 +197,8 @@ def test_constraints_of_the_plan_by_hand():
     assert float(collision_loss(path, nothing) + boundary_loss(path, nothing) + direction_loss(steps, nothing)) == 0.0
 
 
-def test_the_plan_is_held_against_what_the_network_is_sure_of(scenario):
-    target = targets_of(scenario, 12, CONFIG, LINES)
+def test_the_plan_is_held_against_what_the_network_is_sure_of(drive):
+    target = targets_of(drive, 12, CONFIG, LINES)
     around = surroundings(perfect(target, CONFIG), 0, CONFIG)
     assert len(around.agents_NT2) == len(target.labels_N) and len(around.boundaries_IP2) == len(around.dividers_IP2) == 1
     torch.testing.assert_close(around.agents_NT2[:, -1].sum(0), (target.boxes_N10[:, :2] + target.steps_NT2.sum(1)).sum(0))

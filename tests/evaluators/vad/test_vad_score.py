@@ -12,10 +12,11 @@ from dwm.geometry import transform
 from dwm.scenario.build import build_scenario
 from dwm.scenario.perturbations import BASELINE
 from dwm.scenario.types import Scenario
+from evaluators.drive import Drive
 from evaluators.vad.config import VadConfig
 from evaluators.vad.footage import VadFootage
 from evaluators.vad.model import VadOutputs
-from evaluators.vad.score import score_stretches
+from evaluators.vad.score import judge_stretch, score_frames
 from tests.evaluators.vad.vad_factories import CONFIG, LINES, perfect
 from tests.factories import key_times, make_agent, make_scene
 
@@ -38,7 +39,7 @@ def footage() -> VadFootage:
     made = build_scenario(scene, BASELINE, 0, duration_s=7.0)
     assert isinstance(made, Scenario)
     return VadFootage(
-        scenario=made, frames=FRAMES, images=np.zeros((len(FRAMES), 6, 32, 64, 3), np.uint8), lines=(LINES,) * len(FRAMES),
+        drive=Drive.of(made), frames=FRAMES, images=np.zeros((len(FRAMES), 6, 32, 64, 3), np.uint8), lines=(LINES,) * len(FRAMES),
         seen=np.ones((len(FRAMES), len(made.agents.instance_tokens)), dtype=bool),
     )  # fmt: skip
 
@@ -60,7 +61,7 @@ class Oracle:
 
 
 def scored(footage: VadFootage, **fault):
-    return score_stretches(Oracle(footage, fault), [footage])
+    return score_frames([judge_stretch(Oracle(footage, fault), footage)])
 
 
 def test_truth_scores_perfectly(footage):
@@ -93,5 +94,13 @@ def test_lines_and_boxes_off_by_metres_are_missed_and_the_rest_is_not_touched(fo
 
 def test_agents_that_no_picture_shows_are_no_truth(footage):
     blind = replace(footage, seen=np.zeros_like(footage.seen))
-    scores = score_stretches(Oracle(footage, {}), [blind])
+    scores = score_frames([judge_stretch(Oracle(footage, {}), blind)])
     assert sum(scores.detection.scores.truth_counts.values()) == 0
+
+
+def test_given_frames_are_read_and_not_judged_and_stretches_may_come_again(footage):
+    frames = judge_stretch(Oracle(footage, {}), replace(footage, given=2))
+    assert len(frames) == len(FRAMES) - 2
+    np.testing.assert_array_equal(frames[0].ego_to_global, footage.drive.ego_to_global[FRAMES[2]])
+    once, twice = score_frames([frames]), score_frames([frames, frames])
+    assert twice.key_frames == 2 * once.key_frames and twice.table_7() == pytest.approx(once.table_7())

@@ -19,6 +19,7 @@ from dwm.scenario.perturbations import BASELINE
 from dwm.scenario.types import Scenario
 from dwm.training.cache import render_drives
 from dwm.training.config import DrivesConfig, LoopConfig
+from evaluators.drive import Drive
 from evaluators.mapping import MapLine
 from evaluators.vad.augment import GRID_RATIO, grid_masked, relit
 from evaluators.vad.config import CAMERA_ORDER, COMMANDS, CONFIGS
@@ -39,7 +40,7 @@ def make_footage(seed=0) -> VadFootage:
     assert isinstance(made, Scenario)
     images = np.random.default_rng(seed).integers(0, 256, (len(FRAMES), 6, 32, 64, 3), np.uint8)
     return VadFootage(
-        scenario=made, frames=FRAMES, images=images, lines=((LINE,),) * len(FRAMES),
+        drive=Drive.of(made), frames=FRAMES, images=images, lines=((LINE,),) * len(FRAMES),
         seen=np.ones((len(FRAMES), len(made.agents.instance_tokens)), dtype=bool),
     )  # fmt: skip
 
@@ -50,16 +51,16 @@ def footage() -> VadFootage:
 
 
 def test_key_frames_are_half_a_second_apart_and_end_at_a_gap(footage):
-    assert key_frames_of(footage.scenario, [3, 4, 9, 15, 20, 21, 33]) == [0, 2, 3, 5]
+    assert key_frames_of(footage.drive.fps, [3, 4, 9, 15, 20, 21, 33]) == [0, 2, 3, 5]
 
 
 def test_a_place_on_the_road_is_where_the_camera_shows_it(footage):
     lidar_to_image = footage.frame(2, TINY).lidar_to_image_V44.double().numpy()
-    scene, pose = footage.scenario.scene, footage.scenario.ego_to_global[FRAMES[2]]
+    drive, pose = footage.drive, footage.drive.ego_to_global[FRAMES[2]]
     place = np.array([0.5, 12.0, -1.0])
-    at = apply(pose @ scene.lidar_to_ego, place[None])[0]
+    at = apply(pose @ drive.lidar_to_ego, place[None])[0]
     for v, name in enumerate(CAMERA_ORDER):
-        camera = next(c for c in scene.cameras if c.channel == name).resized(64, 32)
+        camera = next(c for c in drive.cameras if c.channel == name).resized(64, 32)
         seen = apply(np.linalg.inv(pose @ camera.camera_to_ego), at[None])[0]
         if seen[2] > 0.1:
             u, w, depth = camera.intrinsics @ seen
@@ -68,14 +69,16 @@ def test_a_place_on_the_road_is_where_the_camera_shows_it(footage):
 
 
 def test_seen_agents_are_those_of_the_layouts_rays(footage):
-    conditioner = ScenarioConditioner(footage.scenario)
+    scenario = build_scenario(make_scene(), BASELINE, 0, duration_s=7.0)
+    assert isinstance(scenario, Scenario)
+    conditioner = ScenarioConditioner(scenario)
     seen = seen_agents(conditioner, FRAMES[:2])
-    assert seen.shape == (2, len(footage.scenario.agents.instance_tokens)) and seen.any()
+    assert seen.shape == (2, len(scenario.agents.instance_tokens)) and seen.any()
     assert np.array_equal(seen[1], conditioner.seen_rays(FRAMES[1]) > 0)
 
 
 def test_the_mirror_shows_a_place_where_its_mirror_image_is(footage):
-    frame, pose = footage.frame(1, TINY), footage.scenario.ego_to_global[FRAMES[1]]
+    frame, pose = footage.frame(1, TINY), footage.drive.ego_to_global[FRAMES[1]]
     other = mirrored_frame(frame, 64, pose)
     place = torch.tensor([3.0, 14.0, 0.5, 1.0])
     flipped = place * torch.tensor([-1.0, 1.0, 1.0, 1.0])

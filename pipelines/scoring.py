@@ -1,0 +1,137 @@
+"""`roadreel score`: what VAD makes of a published version's videos, beside what it makes of the truth (MiLA, table 7).
+
+Each clip is read at its key frames, six cameras at once, from the tables and the mp4 files alone. True video is what the version stores
+as stream ``truth``; both rows then judge the same key frames. Frames that the log gave are read, not judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from dwm.errors import InputError
+from dwm.models.weights import load_model
+from dwm.scenes.clips import read_video_frames
+from dwm.scenes.types import CAMERAS
+from evaluators.planning import HORIZONS_S
+from evaluators.protocol import bootstrap_interval
+from evaluators.vad.footage import VadFootage
+from evaluators.vad.model import VAD
+from evaluators.vad.score import JudgedFrame, judge_stretch, score_frames
+from evaluators.vad.weights import load_public
+from pipelines.atomic import sha256_file
+from pipelines.clip_drive import ClipDrive, read_clip_drive
+from pipelines.dataset import Dataset
+
+Judged = list[list[JudgedFrame]]  # by clip
+_STREAMS = {"truth": "true video", "rgb": "generated"}
+_RESAMPLES = 100
+_COLUMNS = ("mAP_OD", "NDS", "mAP_Line", "Recall_Line")
+
+
+def score_version(path: Path, weights: Path, size: str, *, rejected: bool = False, device: str = "cpu") -> str:
+    """The tables as Markdown, over kept clips or over all that have video; ``size`` names the network of a public checkpoint.
+
+    Raises InputError for a broken version or weights, and where no clip has video.
+    """
+    dataset, model = Dataset.open(path), load_vad(weights, size).to(device)
+    clips = [row["clip_id"] for row in dataset.clips(keep=None if rejected else True).to_pylist() if row["n_frames"]]
+    if not clips:
+        fix = "generate with looser thresholds" if rejected else "score the rejected ones too: --rejected"
+        raise InputError(dataset.folder, "no clip has video" if rejected else "no clip passed the gate", fix)
+    judged: dict[str, Judged] = {stream: [] for stream in _STREAMS}
+    for clip_id in tqdm(clips, desc="clips", disable=None):
+        for stream, stretch in clip_stretches(dataset, clip_id).items():
+            judged[stream].append(judge_stretch(model, stretch, device))
+    rows = {stream: each for stream, each in judged.items() if each}
+    head = f"{dataset.name}: {len(clips)} clips, key frames of 2 Hz, six cameras; VAD weights {sha256_file(weights)[:12]}"
+    return "\n\n".join([head, _table_7(rows), _planning(rows)])
+
+
+def load_vad(weights: Path, size: str) -> VAD:
+    """Own weights (.safetensors), or a public checkpoint of that size."""
+    return load_model(weights, "vad")[0] if weights.suffix == ".safetensors" else load_public(weights, size)
+
+
+def clip_stretches(dataset: Dataset, clip_id: str) -> dict[str, VadFootage]:
+    """Key frames of a clip by stream, the same ones in each."""
+    clip = read_clip_drive(dataset, clip_id)
+    videos = {row["stream"]: row for row in dataset.rows("videos", clip_id, channel=CAMERAS[0])}
+    streams = [stream for stream in _STREAMS if stream in videos]
+    shown = {s: {r["first_frame"] + k * r["frame_step"]: k for k in range(r["n_frames"])} for s, r in videos.items()}
+    kept = [k for k, frame in enumerate(clip.frames) if all(frame in shown[s] for s in streams)]
+    given = {
+        row["frame_index"]
+        for row in dataset.rows("camera_frames", clip_id, channel=CAMERAS[0])
+        if row["source_sample_data_token"] is not None
+    }
+    frames = [clip.frames[k] for k in kept]
+    return {
+        stream: _stretch(
+            clip, kept, _images(dataset, clip_id, stream, [shown[stream][f] for f in frames]), len(given & {*frames})
+        )
+        for stream in streams
+    }
+
+
+def _stretch(clip: ClipDrive, kept: list[int], images: NDArray[np.uint8], given: int) -> VadFootage:
+    return VadFootage(
+        drive=clip.drive, frames=tuple(kept), images=images, lines=tuple(clip.lines_at(k) for k in kept), seen=clip.seen[kept],
+        given=given,
+    )  # fmt: skip
+
+
+def _images(dataset: Dataset, clip_id: str, stream: str, indices: Sequence[int]) -> NDArray[np.uint8]:
+    """[K, V, H, W, 3]"""
+    paths = [dataset.video_path(clip_id, channel, stream) for channel in CAMERAS]
+    return np.stack([read_video_frames(path, list(indices)) for path in paths], axis=1)
+
+
+def _table_7(rows: dict[str, Judged]) -> str:
+    lines = ["| video | clips | key frames | " + " | ".join(_COLUMNS) + " |", "|---|---|---|---|---|---|---|"]
+    for stream, judged in rows.items():
+        cells = " | ".join(_with_intervals(judged))
+        lines.append(f"| {_STREAMS[stream]} | {len(judged)} | {sum(map(len, judged))} | {cells} |")
+    return "\n".join(lines)
+
+
+def _with_intervals(judged: Judged) -> list[str]:
+    """The columns with their 95 % intervals over clips; of one clip there is none."""
+
+    @cache
+    def of(clips: tuple[int, ...]) -> dict[str, float]:
+        return score_frames([judged[clip] for clip in clips]).table_7()
+
+    if len(judged) == 1:
+        return [f"{value:.3f}" for value in of((0,)).values()]
+    # The same seed draws the same clips for every column.
+    intervals = [
+        bootstrap_interval(
+            np.arange(len(judged), dtype=np.float64), np.random.default_rng(0), lambda drawn, name=name: of(tuple(sorted(drawn.astype(int))))[name], _RESAMPLES
+        )
+        for name in _COLUMNS
+    ]  # fmt: skip
+    return [f"{each.value:.3f} ({each.low:.3f} to {each.high:.3f})" for each in intervals]
+
+
+def _planning(rows: dict[str, Judged]) -> str:
+    lines = [
+        "| video | convention | key frames | L2 1 / 2 / 3 s [m] | collisions 1 / 2 / 3 s [%] | heading-aware [%] |", "|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for stream, judged in rows.items():
+        report = score_frames(judged).planning
+        for name, score in (("mean up to (ST-P3, VAD)", report.average), ("at (UniAD)", report.at_time)):
+            cells = [
+                " / ".join(f"{score.l2_m[h]:.2f}" for h in HORIZONS_S),
+                *(
+                    " / ".join(f"{100 * rate[h]:.2f}" for h in HORIZONS_S)
+                    for rate in (score.grid_collision_rate, score.heading_collision_rate)
+                ),
+            ]
+            lines.append(f"| {_STREAMS[stream]} | {name} | {report.frames} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,150 @@
+"""A version read back for VAD: path, agents and map as the scenario had them, true video beside the generated, one table."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dwm.errors import InputError
+from dwm.models.weights import save_model
+from dwm.scenario.build import build_scenario
+from dwm.scenario.perturbations import BASELINE
+from dwm.scenario.types import Scenario
+from dwm.scenes.nuscenes import read_scene
+from dwm.scenes.proving_ground.counterfactual import open_counterfactual
+from evaluators.boxes import boxes_of_agents
+from evaluators.counterfactual import psnr_db
+from evaluators.drive import Drive
+from evaluators.map_truth import map_lines, open_map
+from evaluators.mapping import evaluate_map_lines
+from evaluators.vad.model import VAD
+from pipelines.cli import main
+from pipelines.clip_drive import read_clip_drive, tracks_of
+from pipelines.config import PerturbationConfig
+from pipelines.dataset import Dataset
+from pipelines.generate import generate
+from pipelines.scoring import clip_stretches
+from pipelines.validate import validate
+from tests.evaluators.vad.vad_factories import TINY
+from tests.pipelines.tiny_models import VERSION, tiny_run, write_models
+
+SECONDS, KEY_FRAMES = 2.0, (0, 6, 12, 18)
+
+
+@pytest.fixture(scope="module")
+def folder(pg_dataroot: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scoring")
+    models = write_models(folder / "models")
+    moves = [
+        PerturbationConfig(),
+        PerturbationConfig(name="lateral_offset", params={"offset_m": 0.3, "onset_s": 0.0, "ramp_s": 1.0}),
+    ]
+    config = tiny_run(pg_dataroot, models, folder / "run", duration_s=SECONDS, perturbations=moves, scored=True)
+    generate(replace(config, gate={"min_reconstruction_db": 99.0}))  # nothing passes
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_model(VAD(replace(TINY, steps=6)), folder / "vad.safetensors", {})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dataset(folder: Path) -> Dataset:
+    return Dataset.open(folder / "run")
+
+
+@pytest.fixture(scope="module")
+def scenario(pg_dataroot: Path) -> Scenario:
+    made = build_scenario(read_scene(pg_dataroot, VERSION, "scene-0001"), BASELINE, 0, duration_s=SECONDS)
+    assert isinstance(made, Scenario)
+    return made
+
+
+def baseline(dataset: Dataset) -> str:
+    return next(row["clip_id"] for row in dataset.clips().to_pylist() if row["is_source"])
+
+
+def test_a_clip_is_read_back_as_the_scenario_had_it(dataset: Dataset, scenario: Scenario):
+    clip, true = read_clip_drive(dataset, baseline(dataset)), Drive.of(scenario)
+    assert clip.frames == KEY_FRAMES and len(clip.drive) == len(KEY_FRAMES)
+    np.testing.assert_allclose(clip.drive.ego_to_global, true.ego_to_global[list(KEY_FRAMES)], atol=1e-9)
+    np.testing.assert_allclose(clip.drive.lidar_to_ego, true.lidar_to_ego, atol=1e-12)
+    for own, camera in zip(clip.drive.cameras, true.cameras, strict=True):
+        resized = camera.resized(own.width_px, own.height_px)
+        np.testing.assert_allclose(own.intrinsics, resized.intrinsics)
+        np.testing.assert_allclose(own.camera_to_ego, camera.camera_to_ego)
+    known = {token: a for a, token in enumerate(true.agents.instance_tokens)}
+    assert len(clip.drive.agents.instance_tokens) > 5 and clip.seen.shape == (4, len(clip.drive.agents.instance_tokens))
+    for k, frame in enumerate(KEY_FRAMES):
+        rows = [known[token] for token in clip.drive.agents.instance_tokens]
+        own = boxes_of_agents(clip.drive.agents, k, clip.drive.ego_to_global[k])
+        at = np.array([a for a, there in zip(rows, clip.drive.agents.present[:, k], strict=True) if there])
+        np.testing.assert_allclose(
+            own.moved(clip.drive.ego_to_global[k]).centers_m, true.agents.centers_m[at, frame], atol=1e-9
+        )
+        np.testing.assert_allclose(own.sizes_wlh_m, true.agents.sizes_wlh_m[at])
+        np.testing.assert_allclose(own.moved(clip.drive.ego_to_global[k]).yaws_rad, true.agents.yaws_rad[at, frame], atol=1e-9)
+
+
+def test_its_map_is_that_of_the_map_expansion(dataset: Dataset, scenario: Scenario, pg_dataroot: Path):
+    clip, nusc_map = read_clip_drive(dataset, baseline(dataset)), open_map(pg_dataroot, scenario.scene.location)
+    poses = scenario.ego_to_global[list(KEY_FRAMES)] @ scenario.scene.lidar_to_ego
+    true = {str(k): map_lines(nusc_map, pose) for k, pose in enumerate(poses)}
+    report = evaluate_map_lines(true, {str(k): clip.lines_at(k) for k in range(len(KEY_FRAMES))})
+    assert sum(map(len, true.values())) > 10
+    assert report.mean_recall_with_truth > 0.99 and all(score.ap > 0.99 for score in report.scores if score.truths)
+
+
+def test_true_video_is_stored_at_the_scored_frames(dataset: Dataset, scenario: Scenario, folder: Path):
+    rows = dataset.rows("videos", baseline(dataset), stream="truth")
+    assert len(rows) == 6 and {(r["first_frame"], r["frame_step"], r["n_frames"], r["fps"]) for r in rows} == {(0, 6, 4, 2.0)}
+    assert validate(folder / "run", level=2) == []
+    world = open_counterfactual(scenario.scene)
+    assert world is not None
+    stretches = clip_stretches(dataset, baseline(dataset))
+    assert set(stretches) == {"truth", "rgb"} and stretches["rgb"].given == stretches["truth"].given == 1
+    rendered = np.stack([world.views(scenario, frame, (128, 224)).image for frame in KEY_FRAMES])
+    assert psnr_db(stretches["truth"].images, rendered).min() > 28
+    assert psnr_db(stretches["rgb"].images[1:], rendered[1:]).max() < 28  # an untrained model's
+
+
+def test_score_prints_both_tables_for_both_kinds_of_video(folder: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["score", str(folder / "run"), "--vad", str(folder / "vad.safetensors"), "--rejected"]) == 0
+    out = capsys.readouterr().out
+    assert "2 clips, key frames of 2 Hz, six cameras" in out
+    table = [line.split("|")[1:-1] for line in out.splitlines() if line.startswith("| ")]
+    assert [cell.strip() for cell in table[0]] == ["video", "clips", "key frames", "mAP_OD", "NDS", "mAP_Line", "Recall_Line"]
+    assert [(row[0].strip(), row[1].strip(), row[2].strip()) for row in table[1:3]] == [
+        ("true video", "2", "6"),
+        ("generated", "2", "6"),
+    ]
+    assert all(0 <= float(cell.split("(")[0]) <= 1 for row in table[1:3] for cell in row[3:])
+    assert len(table) == 8
+
+
+def test_versions_without_video_or_without_a_lidar_are_refused(
+    folder: Path, dataset: Dataset, capsys: pytest.CaptureFixture[str], monkeypatch
+):
+    assert main(["score", str(folder / "run"), "--vad", str(folder / "vad.safetensors")]) == 2
+    assert "no clip passed the gate" in capsys.readouterr().err
+    with pytest.raises(InputError, match="there is no clip 'nobody'"):
+        read_clip_drive(dataset, "nobody")
+    older = dataset.clips().drop_columns(["lidar_to_ego"])
+    monkeypatch.setattr(dataset, "clips", lambda: older)
+    with pytest.raises(InputError, match="does not say where the LiDAR is"):
+        read_clip_drive(dataset, baseline(dataset))
+
+
+def test_an_agent_that_no_camera_shows_is_not_seen(dataset: Dataset):
+    rows = dataset.rows("boxes", baseline(dataset))
+    label = next(row for row in rows if row["label_source"] == "log")
+    hidden = [label | {"instance_token": name} | fact for name, fact in (
+        ("plain", {"truncation": 0.0, "occlusion": 0.4}), ("outside", {"truncation": 1.0, "occlusion": None}),
+        ("behind", {"truncation": 0.0, "occlusion": 1.0}),
+    )]  # fmt: skip
+    agents, seen = tracks_of(hidden, KEY_FRAMES)
+    assert agents.instance_tokens == ("behind", "outside", "plain")
+    assert seen.tolist() == [[False, False, True], *[[False] * 3] * 3]
