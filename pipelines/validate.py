@@ -146,9 +146,9 @@ def _frame_counts(tables: Tables) -> Iterator[Finding]:
     for row in tables["videos"].to_pylist():
         if row["clip_id"] not in expected:
             continue  # told as a foreign key
-        shown = range(row["first_frame"], expected[row["clip_id"]], max(row["frame_step"], 1))
-        if row["n_frames"] != len(shown):
-            problem = f"{row['n_frames']} frames, of the clip's {shown.stop} it should show {len(shown)}"
+        first, step, total = row["first_frame"], row["frame_step"], expected[row["clip_id"]]
+        if first is None or not step or first < 0 or step < 0 or row["n_frames"] != len(range(first, total, step)):
+            problem = f"{row['n_frames']} frames, from frame {first} on every {step} of the clip's {total}"
             yield Finding(
                 level=1, check="n_frames", where=f"videos {row['clip_id']} {row['channel']} {row['stream']}", problem=problem
             )

@@ -264,6 +264,8 @@ def _edit(root: Path, name: str, column: str, index: int, value) -> None:
     [
         ("clips", "n_frames", 9, "n_frames"), ("clips", "shard_id", "f" * 32, "foreign_key"),
         ("videos", "clip_id", "stranger", "foreign_key"), ("videos", "channel", "CAM_TOP", "channel"),
+        ("videos", "n_frames", 1, "n_frames"), ("videos", "first_frame", 1, "n_frames"), ("videos", "first_frame", None, "n_frames"),
+        ("videos", "frame_step", 2, "n_frames"), ("videos", "frame_step", 0, "n_frames"),
         ("camera_frames", "frame_index", 1, "duplicate_key"), ("camera_frames", "timestamp_us", 9_999_999, "time_order"),
         ("camera_frames", "ego_to_global", [2.0, *[0.0] * 14, 1.0], "transform"),
         ("camera_frames", "intrinsics", [-1.0, 0, 0, 0, 1, 0, 0, 0, 1], "intrinsics"),
