@@ -189,6 +189,7 @@ def _add_on_dataset(commands: argparse._SubParsersAction) -> None:
     )
     score.add_argument("--size", default="vad_tiny", help="network of a public checkpoint: vad_tiny (default) or vad_base")
     score.add_argument("--rejected", action="store_true", help="score clips that the gate rejected too")
+    score.add_argument("--dataroot", type=Path, help="where the source scenes lie: score the log's own images too")
     score.add_argument("--device", default="cpu", help="torch device (default cpu)")
     for parser in (report, validate, score):
         parser.add_argument("dataset", type=Path, metavar="DATASET", help="dataset root or version folder")
@@ -215,7 +216,9 @@ def _validate(arguments: argparse.Namespace) -> int:
 def _score(arguments: argparse.Namespace) -> int:
     from pipelines.scoring import score_version
 
-    print(score_version(arguments.dataset, arguments.vad, arguments.size, rejected=arguments.rejected, device=arguments.device))
+    print(score_version(
+        arguments.dataset, arguments.vad, arguments.size, rejected=arguments.rejected, dataroot=arguments.dataroot, device=arguments.device,
+    ))  # fmt: skip
     return 0
 
 

@@ -1,7 +1,8 @@
 """`roadreel score`: what VAD makes of a published version's videos, beside what it makes of the truth (MiLA, table 7).
 
 Each clip is read at its key frames, six cameras at once, from the tables and the mp4 files alone. True video is what the version stores
-as stream ``truth``; both rows then judge the same key frames. Frames that the log gave are read, not judged.
+as stream ``truth``; both rows then judge the same key frames. Frames that the log gave are read, not judged. The log's own images, with
+its annotations and CAN bus, may stand beside them: that is truth where no world can be rendered.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from tqdm import tqdm
 from dwm.errors import InputError
 from dwm.models.weights import load_model
 from dwm.scenes.clips import read_video_frames
+from dwm.scenes.nuscenes import read_scene
 from dwm.scenes.types import CAMERAS
 from evaluators.planning import HORIZONS_S
 from evaluators.protocol import bootstrap_interval
 from evaluators.vad.footage import VadFootage
+from evaluators.vad.logged import logged_stretch
 from evaluators.vad.model import VAD
 from evaluators.vad.score import JudgedFrame, judge_stretch, score_frames
 from evaluators.vad.weights import load_public
@@ -30,25 +33,34 @@ from pipelines.dataset import Dataset
 
 Judged = list[list[JudgedFrame]]  # by clip
 _STREAMS = {"truth": "true video", "rgb": "generated"}
+_LOG = "the log's images"
 _RESAMPLES = 100
 _COLUMNS = ("mAP_OD", "NDS", "mAP_Line", "Recall_Line")
 
 
-def score_version(path: Path, weights: Path, size: str, *, rejected: bool = False, device: str = "cpu") -> str:
-    """The tables as Markdown, over kept clips or over all that have video; ``size`` names the network of a public checkpoint.
+def score_version(
+    path: Path, weights: Path, size: str, *, rejected: bool = False, dataroot: Path | None = None, device: str = "cpu"
+) -> str:
+    """The tables as Markdown, over kept clips or over all that have video.
 
-    Raises InputError for a broken version or weights, and where no clip has video.
+    Args:
+        size: network of a public checkpoint.
+        dataroot: where the clips' source scenes lie; None leaves the log out.
+
+    Raises InputError for a broken version or weights, where no clip has video, and for a log without images or map expansion.
     """
     dataset, model = Dataset.open(path), load_vad(weights, size).to(device)
-    clips = [row["clip_id"] for row in dataset.clips(keep=None if rejected else True).to_pylist() if row["n_frames"]]
+    kept = [row for row in dataset.clips(keep=None if rejected else True).to_pylist() if row["n_frames"]]
+    clips = [row["clip_id"] for row in kept]
     if not clips:
         fix = "generate with looser thresholds" if rejected else "score the rejected ones too: --rejected"
         raise InputError(dataset.folder, "no clip has video" if rejected else "no clip passed the gate", fix)
-    judged: dict[str, Judged] = {stream: [] for stream in _STREAMS}
+    rows: dict[str, Judged] = {}
+    for scene in sorted({(row["source_dataset"], row["source_scene_name"]) for row in kept}) if dataroot else []:
+        rows.setdefault(_LOG, []).append(judge_stretch(model, logged_stretch(read_scene(dataroot, *scene)), device))
     for clip_id in tqdm(clips, desc="clips", disable=None):
         for stream, stretch in clip_stretches(dataset, clip_id).items():
-            judged[stream].append(judge_stretch(model, stretch, device))
-    rows = {stream: each for stream, each in judged.items() if each}
+            rows.setdefault(_STREAMS[stream], []).append(judge_stretch(model, stretch, device))
     head = f"{dataset.name}: {len(clips)} clips, key frames of 2 Hz, six cameras; VAD weights {sha256_file(weights)[:12]}"
     return "\n\n".join([head, _table_7(rows), _planning(rows)])
 
@@ -94,9 +106,9 @@ def _images(dataset: Dataset, clip_id: str, stream: str, indices: Sequence[int])
 
 def _table_7(rows: dict[str, Judged]) -> str:
     lines = ["| video | clips | key frames | " + " | ".join(_COLUMNS) + " |", "|---|---|---|---|---|---|---|"]
-    for stream, judged in rows.items():
+    for video, judged in rows.items():
         cells = " | ".join(_with_intervals(judged))
-        lines.append(f"| {_STREAMS[stream]} | {len(judged)} | {sum(map(len, judged))} | {cells} |")
+        lines.append(f"| {video} | {len(judged)} | {sum(map(len, judged))} | {cells} |")
     return "\n".join(lines)
 
 
@@ -123,7 +135,7 @@ def _planning(rows: dict[str, Judged]) -> str:
     lines = [
         "| video | convention | key frames | L2 1 / 2 / 3 s [m] | collisions 1 / 2 / 3 s [%] | heading-aware [%] |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
-    for stream, judged in rows.items():
+    for video, judged in rows.items():
         report = score_frames(judged).planning
         for name, score in (("mean up to (ST-P3, VAD)", report.average), ("at (UniAD)", report.at_time)):
             cells = [
@@ -133,5 +145,5 @@ def _planning(rows: dict[str, Judged]) -> str:
                     for rate in (score.grid_collision_rate, score.heading_collision_rate)
                 ),
             ]
-            lines.append(f"| {_STREAMS[stream]} | {name} | {report.frames} | " + " | ".join(cells) + " |")
+            lines.append(f"| {video} | {name} | {report.frames} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -6,6 +6,7 @@ Shapes: K key frames, V cameras in ring order, H W pixels, A agents.
 from __future__ import annotations
 
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +30,11 @@ Images = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VadFootage:
-    """One stretch; cameras are taken to fire at the time of the key frame."""
+class Stretch(ABC):
+    """What is true at successive key frames, and what the network reads of them."""
 
     drive: Drive
     frames: tuple[int, ...]  # [K] of the drive
-    images: Images  # [K, V, H, W, 3]
     lines: tuple[tuple[MapLine, ...], ...]  # [K]
     seen: NDArray[np.bool_]  # [K, A] agents that some picture shows
     given: int = 0  # leading key frames that no one generated
@@ -42,13 +42,24 @@ class VadFootage:
     def __len__(self) -> int:
         return len(self.frames)
 
+    @abstractmethod
     def frame(self, k: int, config: VadConfig) -> VadFrame:
         """What the network reads of a key frame."""
-        return read_frame(self.drive, self.frames[k], self.images[k], config)
 
     def targets(self, k: int, config: VadConfig) -> VadTargets:
         """What it should say."""
         return targets_of(self.drive, self.frames[k], config, self.lines[k], self.seen[k])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VadFootage(Stretch):
+    """Video at hand; cameras are taken to fire at the time of the key frame, and there is no CAN bus."""
+
+    images: Images  # [K, V, H, W, 3]
+
+    def frame(self, k: int, config: VadConfig) -> VadFrame:
+        """What the network reads of a key frame."""
+        return read_frame(self.drive, self.frames[k], self.images[k], config)
 
 
 def read_frame(drive: Drive, frame: int, images: Images, config: VadConfig) -> VadFrame:

@@ -16,7 +16,7 @@ from evaluators.mapping import MapLine, MapReport, evaluate_map_lines
 from evaluators.motion import ForecastMotion, MotionScore, TrueMotion, evaluate_motion
 from evaluators.planning import STEPS, PlannedFrame, PlanningReport, evaluate_planning
 from evaluators.vad.coders import decode_map, decode_objects, decode_plan
-from evaluators.vad.footage import VadFootage
+from evaluators.vad.footage import Stretch
 from evaluators.vad.model import VAD, VadOutputs
 from evaluators.vad.runner import run_stretch
 from evaluators.vad.targets import STEP_S, driven_of, places_of
@@ -56,7 +56,7 @@ class JudgedFrame:
     planned: PlannedFrame
 
 
-def judge_stretch(model: VAD, stretch: VadFootage, device: str = "cpu") -> list[JudgedFrame]:
+def judge_stretch(model: VAD, stretch: Stretch, device: str = "cpu") -> list[JudgedFrame]:
     """Run VAD over a stretch; given frames are read, not judged. An agent that no picture shows is no truth."""
     frames = (stretch.frame(k, model.config) for k in range(len(stretch)))
     outputs = enumerate(run_stretch(model, frames, device))
@@ -79,7 +79,7 @@ def score_frames(stretches: Sequence[Sequence[JudgedFrame]]) -> VadScores:
     )  # fmt: skip
 
 
-def _judged(stretch: VadFootage, k: int, model: VAD, outputs: VadOutputs) -> JudgedFrame:
+def _judged(stretch: Stretch, k: int, model: VAD, outputs: VadOutputs) -> JudgedFrame:
     drive, frame = stretch.drive, stretch.frames[k]
     lidar_to_ego = drive.lidar_to_ego
     objects = decode_objects(outputs)[0]

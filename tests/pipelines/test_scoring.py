@@ -111,18 +111,17 @@ def test_true_video_is_stored_at_the_scored_frames(dataset: Dataset, scenario: S
     assert psnr_db(stretches["rgb"].images[1:], rendered[1:]).max() < 28  # an untrained model's
 
 
-def test_score_prints_both_tables_for_both_kinds_of_video(folder: Path, capsys: pytest.CaptureFixture[str]):
-    assert main(["score", str(folder / "run"), "--vad", str(folder / "vad.safetensors"), "--rejected"]) == 0
+def test_score_prints_both_tables_for_every_kind_of_video(folder: Path, pg_dataroot: Path, capsys: pytest.CaptureFixture[str]):
+    weights = str(folder / "vad.safetensors")
+    assert main(["score", str(folder / "run"), "--vad", weights, "--rejected", "--dataroot", str(pg_dataroot)]) == 0
     out = capsys.readouterr().out
     assert "2 clips, key frames of 2 Hz, six cameras" in out
-    table = [line.split("|")[1:-1] for line in out.splitlines() if line.startswith("| ")]
-    assert [cell.strip() for cell in table[0]] == ["video", "clips", "key frames", "mAP_OD", "NDS", "mAP_Line", "Recall_Line"]
-    assert [(row[0].strip(), row[1].strip(), row[2].strip()) for row in table[1:3]] == [
-        ("true video", "2", "6"),
-        ("generated", "2", "6"),
-    ]
-    assert all(0 <= float(cell.split("(")[0]) <= 1 for row in table[1:3] for cell in row[3:])
-    assert len(table) == 8
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if line.startswith("| ")]
+    assert table[0] == ["video", "clips", "key frames", "mAP_OD", "NDS", "mAP_Line", "Recall_Line"]
+    assert [row[:2] for row in table[1:4]] == [["the log's images", "1"], ["true video", "2"], ["generated", "2"]]
+    assert [row[2] for row in table[2:4]] == ["6", "6"]
+    assert all(0 <= float(cell.split("(")[0]) <= 1 for row in table[1:4] for cell in row[3:])
+    assert len(table) == 1 + 3 + 1 + 6
 
 
 def test_versions_without_video_or_without_a_lidar_are_refused(
