@@ -56,8 +56,9 @@ def score_version(
         fix = "generate with looser thresholds" if rejected else "score the rejected ones too: --rejected"
         raise InputError(dataset.folder, "no clip has video" if rejected else "no clip passed the gate", fix)
     rows: dict[str, Judged] = {}
-    for scene in sorted({(row["source_dataset"], row["source_scene_name"]) for row in kept}) if dataroot else []:
-        rows.setdefault(_LOG, []).append(judge_stretch(model, logged_stretch(read_scene(dataroot, *scene)), device))
+    if dataroot is not None:
+        scenes = sorted({(row["source_dataset"], row["source_scene_name"]) for row in kept})
+        rows[_LOG] = [judge_stretch(model, logged_stretch(read_scene(dataroot, *scene)), device) for scene in scenes]
     for clip_id in tqdm(clips, desc="clips", disable=None):
         for stream, stretch in clip_stretches(dataset, clip_id).items():
             rows.setdefault(_STREAMS[stream], []).append(judge_stretch(model, stretch, device))

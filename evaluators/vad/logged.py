@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +62,8 @@ def _motion(scene: Scene) -> Array | None:
     from nuscenes.can_bus.can_bus_api import NuScenesCanBus
 
     try:
-        messages = NuScenesCanBus(str(scene.dataroot)).get_messages(scene.name, "pose", print_warnings=False)
+        bus = NuScenesCanBus(str(scene.dataroot))
+        messages = cast(list[dict[str, Any]], bus.get_messages(scene.name, "pose", print_warnings=False))
         return np.stack([can_motion(messages, int(time)) for time in scene.key_timestamps_us]) if messages else None
     except (ValueError, KeyError, IndexError) as error:
         raise InputError(path, f"cannot read its messages ({error})", "unpack the CAN bus expansion again") from error
