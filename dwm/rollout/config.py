@@ -30,4 +30,4 @@ class RolloutConfig:
         True  # coarse_to_refine: anchors are denoised again with what is between (JDC); off: given as they are
     )
     anchor_error: float = 0.2  # coarse_to_refine: alpha_1, the noise that predicted anchors are taken to carry (MiLA eq. 8)
-    anchor_noise: float = 0.8  # coarse_to_refine: g, noise level from which anchors are corrected (MiLA eq. 12); above alpha_1
+    anchor_noise: float = 0.5  # coarse_to_refine: g, noise level from which anchors are corrected (MiLA eq. 12); above alpha_1

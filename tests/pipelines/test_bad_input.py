@@ -93,7 +93,7 @@ def _error(capsys: pytest.CaptureFixture[str]) -> str:
         ("rollout.logged_frames=3", "configuration", "is 3 of a video of 3 frames", "leave at least one to generate"),
         ("rollout.gaps_at_once=0", "configuration", "rollout.gaps_at_once is 0", "use at least 1"),
         ("rollout.anchor_fps=0", "configuration", "rollout.anchor_fps is 0.0", "give a positive rate"),
-        ("rollout.anchor_error=0.9", "configuration", "rollout.anchor_error is 0.9", "keep 0 <= anchor_error < anchor_noise"),
+        ("rollout.anchor_error=0.6", "configuration", "rollout.anchor_error is 0.6", "keep 0 <= anchor_error < anchor_noise"),
         ("rollout.progressive_omega=2", "configuration", "rollout.progressive_omega is 2.0", "use 0 (off) to pi/2"),
         ("model.fine_model=nowhere.safetensors", "nowhere.safetensors", "no such weight file", "set model.fine_model"),
         ("evaluate.every_s=0", "configuration", "evaluate.every_s is 0.0", "give seconds"),
