@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwm.errors import InputError
-from dwm.geometry import rotation_from_quaternion, rotation_from_yaw, transform
+from dwm.geometry import rotation_from_yaw, transform
 from dwm.scenario.map_labels import seen_from
 from dwm.scenario.types import KEY_FRAME_HZ, AgentBoxes, LabelSource
 from dwm.scenes.types import CAMERAS, Camera
@@ -47,7 +47,7 @@ class ClipDrive:
 
 def read_clip_drive(dataset: Dataset, clip_id: str) -> ClipDrive:
     """Raises InputError for an unknown clip, and for one of a version without ``clips.lidar_to_ego``."""
-    clips = [row for row in dataset.clips().to_pylist() if row["clip_id"] == clip_id]
+    clips = dataset.rows("clips", clip_id)
     if not clips:
         raise InputError(dataset.folder, f"there is no clip '{clip_id}'", "use a clip_id of the clips table")
     if "lidar_to_ego" not in clips[0]:
@@ -55,21 +55,13 @@ def read_clip_drive(dataset: Dataset, clip_id: str) -> ClipDrive:
         raise InputError(dataset.folder, problem, "generate it again with this version of roadreel")
     images = [row for row in dataset.rows("camera_frames", clip_id, channel=CAMERAS[0]) if row["is_key_frame"]]
     frames = tuple(int(row["frame_index"]) for row in images)
-    poses = {row["frame_index"]: row for row in dataset.rows("ego_poses", clip_id, path="commanded")}
+    poses = dataset.poses(clip_id)
     agents, seen = tracks_of(dataset.rows("boxes", clip_id), frames)
     drive = Drive(
-        fps=KEY_FRAME_HZ, ego_to_global=np.stack([_pose(poses[frame]) for frame in frames]), agents=agents,
+        fps=KEY_FRAME_HZ, ego_to_global=np.stack([poses[frame] for frame in frames]), agents=agents,
         cameras=_cameras(dataset, clip_id), lidar_to_ego=np.array(clips[0]["lidar_to_ego"]).reshape(4, 4),
     )  # fmt: skip
-    lines: dict[str, list[Array]] = {}
-    for row in dataset.rows("map_elements", clip_id):
-        line = np.array(row["points_xy_m"]).reshape(-1, 2)
-        lines.setdefault(row["kind"], []).append(np.concatenate([line, line[:1]]) if row["is_polygon"] else line)
-    return ClipDrive(drive=drive, frames=frames, seen=seen, lines=lines)
-
-
-def _pose(row: Row) -> Array:
-    return transform([row[k] for k in "xyz"], rotation_from_quaternion([row[k] for k in ("qw", "qx", "qy", "qz")]))
+    return ClipDrive(drive=drive, frames=frames, seen=seen, lines=dataset.lines(clip_id))
 
 
 def _cameras(dataset: Dataset, clip_id: str) -> tuple[Camera, ...]:

@@ -67,19 +67,30 @@ class Dataset:
         """
         from dwm.scenario.map_labels import KINDS, resampled, seen_from
 
-        poses = self.rows("ego_poses", clip_id, path="commanded", frame_index=frame_index)
-        if not poses:
+        poses = self.poses(clip_id)
+        if frame_index not in poses:
             raise InputError(self.folder, f"no frame {frame_index} in clip '{clip_id}'", "use a row of the ego_poses table")
-        pose = poses[0]
-        rotation = rotation_from_quaternion([pose[k] for k in ("qw", "qx", "qy", "qz")])
-        ego_to_global = transform([pose[k] for k in "xyz"], rotation)
+        lines = {kind: some for kind, some in self.lines(clip_id).items() if kind in KINDS}
+        seen = seen_from(lines, poses[frame_index], range_m)
+        return seen if points is None else {kind: [resampled(line, points) for line in some] for kind, some in seen.items()}
+
+    def poses(self, clip_id: str) -> dict[int, NDArray[np.float64]]:
+        """The commanded path: frame index -> ego_to_global [4, 4]."""
+        rows = self.rows("ego_poses", clip_id, path="commanded")
+        return {
+            row["frame_index"]: transform(
+                [row[k] for k in "xyz"], rotation_from_quaternion([row[k] for k in ("qw", "qx", "qy", "qz")])
+            )
+            for row in rows
+        }
+
+    def lines(self, clip_id: str) -> dict[str, list[NDArray[np.float64]]]:
+        """Map elements by kind: polylines [P, 2] in the global frame; closed ones end where they begin."""
         lines: dict[str, list[NDArray[np.float64]]] = {}
         for row in self.rows("map_elements", clip_id):
-            if row["kind"] in KINDS:
-                line = np.array(row["points_xy_m"]).reshape(-1, 2)
-                lines.setdefault(row["kind"], []).append(np.concatenate([line, line[:1]]) if row["is_polygon"] else line)
-        seen = seen_from(lines, ego_to_global, range_m)
-        return seen if points is None else {kind: [resampled(line, points) for line in some] for kind, some in seen.items()}
+            line = np.array(row["points_xy_m"]).reshape(-1, 2)
+            lines.setdefault(row["kind"], []).append(np.concatenate([line, line[:1]]) if row["is_polygon"] else line)
+        return lines
 
     def video_path(self, clip_id: str, channel: str, stream: str = "rgb") -> Path:
         """The mp4 of one camera of a clip."""

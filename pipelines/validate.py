@@ -143,7 +143,8 @@ def _foreign_keys(tables: Tables) -> Iterator[Finding]:
 
 def _frame_counts(tables: Tables) -> Iterator[Finding]:
     expected = {row["clip_id"]: row["n_frames"] for row in tables["clips"].select(["clip_id", "n_frames"]).to_pylist()}
-    for row in tables["videos"].to_pylist():
+    columns = ["clip_id", "channel", "stream", "n_frames", "first_frame", "frame_step"]
+    for row in tables["videos"].select(columns).to_pylist():
         if row["clip_id"] not in expected:
             continue  # told as a foreign key
         first, step, total = row["first_frame"], row["frame_step"], expected[row["clip_id"]]

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from dwm.conditioning.build import ScenarioConditioner
@@ -22,7 +21,7 @@ from evaluators.drive import Drive
 from evaluators.map_truth import map_lines, open_map
 from evaluators.mapping import MapLine
 from evaluators.vad.config import VadConfig
-from evaluators.vad.inputs import RING_TO_VAD, VadFrame, can_bus_vector, for_scaled, lidar_to_images, network_images
+from evaluators.vad.inputs import VadFrame, frame_of
 from evaluators.vad.targets import STEP_S, VadTargets, targets_of
 
 Array = NDArray[np.float64]
@@ -59,21 +58,9 @@ class VadFootage(Stretch):
 
     def frame(self, k: int, config: VadConfig) -> VadFrame:
         """What the network reads of a key frame."""
-        return read_frame(self.drive, self.frames[k], self.images[k], config)
-
-
-def read_frame(drive: Drive, frame: int, images: Images, config: VadConfig) -> VadFrame:
-    """A frame of a drive from its images [V, H, W, 3] in ring order; there is no CAN bus."""
-    pose, hw = drive.ego_to_global[frame], (images.shape[1], images.shape[2])
-    cameras = [drive.cameras[i].resized(hw[1], hw[0]) for i in RING_TO_VAD]
-    lidar_to_image = lidar_to_images(
-        np.stack([c.intrinsics for c in cameras]), np.stack([c.camera_to_ego for c in cameras]),
-        np.repeat(pose[None], len(cameras), axis=0), drive.lidar_to_ego, pose,
-    )  # fmt: skip
-    return VadFrame(
-        images_V3hw=network_images(images[RING_TO_VAD], config),
-        lidar_to_image_V44=torch.from_numpy(for_scaled(lidar_to_image, hw, config)).float(), can_bus_18=can_bus_vector(pose),
-    )  # fmt: skip
+        pose = self.drive.ego_to_global[self.frames[k]]
+        poses = np.repeat(pose[None], len(self.drive.cameras), axis=0)
+        return frame_of(self.images[k], self.drive.cameras, poses, self.drive.lidar_to_ego, pose, config)
 
 
 def key_frames_of(fps: float, frames: Sequence[int]) -> list[int]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dwm.geometry import invert, quaternion_from_rotation, yaw_from_rotation
-from dwm.scenes.types import CAMERAS, Scene
+from dwm.scenes.types import CAMERAS, Camera, Scene
 from evaluators.vad.config import CAMERA_ORDER, CAN_BUS_SIZE, COMMANDS, VadConfig
 
 Array = NDArray[np.float64]
@@ -118,16 +118,24 @@ def key_frame(scene: Scene, index: int, images: NDArray[np.uint8], config: VadCo
         images: RGB [V, H, W, 3] in the ring order of ``dwm.scenes.types.CAMERAS``, of any size.
         motion: ``can_motion`` at the key frame; None where the scene has no CAN bus.
     """
-    hw = (images.shape[1], images.shape[2])
-    cameras = [scene.cameras[i].resized(hw[1], hw[0]) for i in RING_TO_VAD]
-    shots = [[f for f in scene.frames[channel] if f.is_key_frame][index] for channel in CAMERA_ORDER]
+    shots = [[f for f in scene.frames[channel] if f.is_key_frame][index] for channel in CAMERAS]
     pose = scene.ego.at(scene.key_timestamps_us[index : index + 1])[0]
+    return frame_of(images, scene.cameras, np.stack([s.ego_to_global for s in shots]), scene.lidar_to_ego, pose, config, motion)
+
+
+def frame_of(
+    images: NDArray[np.uint8], cameras: Sequence[Camera], camera_ego_to_global: Array, lidar_to_ego: Array, ego_to_global: Array,
+    config: VadConfig, motion: Array | None = None,
+) -> VadFrame:  # fmt: skip
+    """A frame of any source: images [V, H, W, 3], cameras and the ego poses [V, 4, 4] at their own times, all in ring order."""
+    hw = (images.shape[1], images.shape[2])
+    rig = [cameras[i].resized(hw[1], hw[0]) for i in RING_TO_VAD]
     lidar_to_image = lidar_to_images(
-        np.stack([c.intrinsics for c in cameras]), np.stack([c.camera_to_ego for c in cameras]),
-        np.stack([s.ego_to_global for s in shots]), scene.lidar_to_ego, pose,
+        np.stack([c.intrinsics for c in rig]), np.stack([c.camera_to_ego for c in rig]), camera_ego_to_global[RING_TO_VAD],
+        lidar_to_ego, ego_to_global,
     )  # fmt: skip
     return VadFrame(
         images_V3hw=network_images(images[RING_TO_VAD], config),
         lidar_to_image_V44=torch.from_numpy(for_scaled(lidar_to_image, hw, config)).float(),
-        can_bus_18=can_bus_vector(pose, motion),
+        can_bus_18=can_bus_vector(ego_to_global, motion),
     )

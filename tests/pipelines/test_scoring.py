@@ -132,7 +132,7 @@ def test_versions_without_video_or_without_a_lidar_are_refused(
     with pytest.raises(InputError, match="there is no clip 'nobody'"):
         read_clip_drive(dataset, "nobody")
     older = dataset.clips().drop_columns(["lidar_to_ego"])
-    monkeypatch.setattr(dataset, "clips", lambda: older)
+    monkeypatch.setattr(dataset, "table", lambda *_: older)
     with pytest.raises(InputError, match="does not say where the LiDAR is"):
         read_clip_drive(dataset, baseline(dataset))
 
