@@ -80,7 +80,8 @@ def camera_rays(cameras_BVK: Tensor, rows: float, cols: float) -> Tensor:
     u, v = u.flatten(), v.flatten()
     pose = rearrange(cameras_BVK[..., 4:], "b v (r c) -> b v r c", r=3)
     in_camera = torch.stack([(u - cx) / fx, (v - cy) / fy, torch.ones_like((u - cx) / fx)], dim=-1)
-    rays = torch.nn.functional.normalize(in_camera @ pose[..., :3].transpose(-1, -2), dim=-1)
+    with torch.autocast(pose.device.type, enabled=False):  # a degree is not to be rounded away
+        rays = torch.nn.functional.normalize(in_camera @ pose[..., :3].transpose(-1, -2), dim=-1)
     place = torch.stack([2 * u - 1, 2 * v - 1], dim=-1).expand(*rays.shape[:-1], 2)
     return torch.cat([place, rays, pose[..., None, :, 3].expand_as(rays)], dim=-1)
 

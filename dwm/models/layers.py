@@ -72,6 +72,20 @@ def start_at_zero(*layers: nn.Module) -> None:
             nn.init.zeros_(parameter)
 
 
+class PatchEmbedding(nn.Conv2d):
+    """A convolution whose stride is its kernel, ``size`` [px], as the linear map that it is: [N, C, H, W] to [N, K, H / size, W / size].
+
+    oneDNN's bfloat16 convolution of 16 channels with kernel and stride 4 returns wrong numbers on CPUs with AMX (torch 2.13).
+    """
+
+    def __init__(self, channels: int, width: int, size: int) -> None:
+        super().__init__(channels, width, size, stride=size)
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        patches = rearrange(images_NCHW, "n c (h a) (w b) -> n h w (c a b)", a=self.kernel_size[0], b=self.kernel_size[1])
+        return F.linear(patches, self.weight.flatten(1), self.bias).movedim(-1, 1)
+
+
 def mlp(in_width: int, hidden: int, out_width: int) -> nn.Sequential:
     """Two linear layers around a GELU."""
     return nn.Sequential(nn.Linear(in_width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, out_width))

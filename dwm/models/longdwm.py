@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dwm.errors import InputError
 from dwm.models.dit import DiTConfig, MultiViewDiT, Told
-from dwm.models.layers import mlp, normalise, start_at_zero
+from dwm.models.layers import PatchEmbedding, mlp, normalise, start_at_zero
 
 INJECTIONS = ("first", "own")
 
@@ -129,7 +129,7 @@ class LongDWM(MultiViewDiT):
             )
         width, narrow = config.d_model, config.modulation_width
         self.modulation = nn.Sequential(nn.Linear(width, narrow), nn.SiLU(), nn.Linear(narrow, narrow), nn.SiLU())
-        self.source_patches = nn.Conv2d(config.latent_channels, width, config.patch, stride=config.patch)
+        self.source_patches = PatchEmbedding(config.latent_channels, width, config.patch)
         first_injected = config.depth - config.injected_depth
         self.blocks = nn.ModuleList(JointBlock(config, injected=i >= first_injected) for i in range(config.depth))
 

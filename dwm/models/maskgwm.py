@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from dwm.errors import InputError
 from dwm.models.axial import ALONG_ROWS, OVER_TIME, WITHIN_VIEW, AxialBlock
 from dwm.models.dit import DiTConfig, MultiViewDiT, Told
+from dwm.models.layers import PatchEmbedding
 from dwm.models.masking import TokenMask
 from dwm.models.mm_dit import JointBlock
 
@@ -53,7 +54,7 @@ class Reconstruction(nn.Module):
         super().__init__()
         sizes = config.d_model, config.heads, config.mlp_ratio
         # f_m of eq. 3. It sees its own token's noise only: a visible neighbour's would reveal that one's clean latents.
-        self.noise = nn.Conv2d(config.latent_channels, config.d_model, config.patch, stride=config.patch)
+        self.noise = PatchEmbedding(config.latent_channels, config.d_model, config.patch)
         self.learned = nn.Parameter(torch.zeros(config.d_model))  # p of eq. 3
         self.spatial = AxialBlock(*sizes, WITHIN_VIEW)  # F_s of eq. 4
         self.temporal = AxialBlock(*sizes, OVER_TIME)  # F_t

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from dwm.errors import InputError
 from dwm.models.weights import save_model
 from dwm.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint, update_average
 from dwm.training.config import LoopConfig
@@ -135,6 +136,14 @@ def pick_device(name: str) -> torch.device:
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
+def _in_bfloat16(precision: str, device: torch.device) -> bool:
+    """Whether forward passes run under bfloat16 autocast."""
+    if precision not in ("auto", "bfloat16", "float32"):
+        raise InputError("loop.precision", f"'{precision}' is no precision", "choose auto, bfloat16 or float32")
+    fast = device.type == "cuda" or torch.cpu._is_amx_tile_supported()
+    return precision == "bfloat16" or (precision == "auto" and fast)
+
+
 def learning_rate(config: LoopConfig, step: int, elapsed_s: float) -> float:
     """Linear warm-up, constant, then linear to a tenth over the last ``decay_fraction`` of the steps or of the time."""
     done = step / config.steps
@@ -214,7 +223,7 @@ def _step(
     for part in range(config.accumulate):
         generator = torch.Generator().manual_seed(_seed(config.seed, state.step, part * crew.size + crew.rank))
         batch = next(batches).to(device)
-        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=_in_bfloat16(config.precision, device)):
             loss, scalars = task.loss(forward, batch, generator)
         (loss / config.accumulate).backward()
         for key, value in {"loss": loss, **scalars}.items():

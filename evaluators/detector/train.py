@@ -144,8 +144,9 @@ def _step(state: _State, batch: list[Sample], config: DetectorTrainConfig) -> di
     rigs = rigs_of(np.stack([s.intrinsics for s in batch]), np.stack([s.camera_to_ego for s in batch]), config.device)
     images = images_to_tensor(np.stack([s.images for s in batch])).to(config.device)
     targets = make_targets([s.boxes for s in batch], config.model).to(torch.device(config.device))
+    taps = state.model.taps(rigs)
     with torch.autocast("cuda", dtype=torch.bfloat16, enabled=config.device.startswith("cuda")):
-        outputs = state.model(images, state.model.taps(rigs))
+        outputs = state.model(images, taps)
     losses = detection_losses(outputs, targets)
     state.optimizer.zero_grad(set_to_none=True)
     losses["total"].backward()

@@ -48,7 +48,8 @@ def pillar_points(config: VadConfig) -> Tensor:
 def look_up(points_QZ3: Tensor, lidar_to_image_BV44: Tensor, image_hw: tuple[int, int]) -> Sight:
     """Project points into the cameras; ``image_hw`` is the padded size that the network sees."""
     matrix = lidar_to_image_BV44.to(points_QZ3.dtype)
-    uvd = torch.einsum("bvij,qzj->bvqzi", matrix[:, :, :3, :3], points_QZ3) + matrix[:, :, None, None, :3, 3]
+    with torch.autocast(matrix.device.type, enabled=False):  # half precision is pixels off
+        uvd = torch.einsum("bvij,qzj->bvqzi", matrix[:, :, :3, :3], points_QZ3) + matrix[:, :, None, None, :3, 3]
     depth = uvd[..., 2]
     size_wh = points_QZ3.new_tensor((image_hw[1], image_hw[0]))
     places = uvd[..., :2] / depth.clamp(min=MIN_DEPTH_M)[..., None] / size_wh

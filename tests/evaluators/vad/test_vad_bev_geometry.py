@@ -90,3 +90,10 @@ def test_points_are_shares_of_the_padded_image_and_seen_only_in_front_and_inside
     # Front sees the first cell's first point, back its second; the second cell is beside the front camera's image.
     assert sight.visible_BVQ[0, :, 0].tolist() == [True, False, False, True, False, False]
     assert sight.visible_BVQ[0, :, 1].tolist() == [False, True, False, False, False, False]
+
+
+def test_where_points_are_seen_is_not_rounded_in_half_precision():
+    points, cameras = pillar_points(TINY), ring((40, 100))[None]
+    with torch.autocast("cpu", torch.bfloat16):
+        sight = look_up(points, cameras, (40, 100))
+    assert torch.equal(sight.places_BVQZ2, look_up(points, cameras, (40, 100)).places_BVQZ2)
