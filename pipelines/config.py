@@ -7,6 +7,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from dwm.device import PRECISIONS
 from dwm.errors import InputError
 from dwm.rollout.config import MEMORY_MODES, STRATEGY_NAMES, RolloutConfig
 from dwm.scenario.types import KEY_FRAME_HZ
@@ -144,7 +145,7 @@ class RunConfig:
 _LATER: dict[str, dict[str, Any]] = {
     "scenario": {"mix": None},
     "model": {"text_encoder": None, "fine_model": None},
-    "rollout": {"gaps_at_once": 4, "correct_anchors": True, "logged_frames": 1},
+    "rollout": {"gaps_at_once": 4, "correct_anchors": True, "logged_frames": 1, "precision": "auto"},
     "evaluate": {"ego_motion": None},
 }
 
@@ -196,7 +197,11 @@ def check_config(config: RunConfig, where: str = "configuration") -> None:
     _require(execution.attempts >= 1, where, f"execution.attempts is {execution.attempts}", "use at least 1")
     _require(execution.deadline_minutes > 0, where, "execution.deadline_minutes is not positive", "give minutes per shard")
     rollout = config.rollout
-    for name, value, known in (("strategy", rollout.strategy, STRATEGY_NAMES), ("memory", rollout.memory, MEMORY_MODES)):
+    for name, value, known in (
+        ("strategy", rollout.strategy, STRATEGY_NAMES),
+        ("memory", rollout.memory, MEMORY_MODES),
+        ("precision", rollout.precision, PRECISIONS),
+    ):
         _require(value in known, where, f"unknown rollout.{name} '{value}'", f"use {' or '.join(known)}")
     _require(rollout.steps >= 1, where, f"rollout.steps is {rollout.steps}", "use at least 1")
     problem = f"rollout.condition_frames is {rollout.condition_frames} of a window of {rollout.window_frames}"

@@ -17,6 +17,7 @@ class RolloutConfig:
     condition_frames: int = 1  # clean frames at the start of each window, taken from the one before
     logged_frames: int = 1  # leading frames of the video that are the log's own pictures (MiLA: 1 or 4; MaskGWM: up to 3)
     steps: int = 1  # denoising steps per window
+    precision: str = "auto"  # of the networks' products: bfloat16, float32, or auto, which is the first on a GPU
     guidance: float = 1.0  # classifier-free guidance scale; 1 is off
     layout: bool = True  # condition on projected boxes and map lines
     # past: re-project earlier frames along the new path; log: and what the whole log's LiDAR and cameras saw, also later; none

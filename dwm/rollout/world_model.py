@@ -13,6 +13,7 @@ from dwm.codec.load import load_codec
 from dwm.conditioning.build import ScenarioConditioner, cast_size
 from dwm.conditioning.logged_points import LoggedPoints
 from dwm.conditioning.things import Things
+from dwm.device import pick_device
 from dwm.errors import InputError
 from dwm.flow.sampler import Denoiser
 from dwm.models.dit import IMAGE_HW, DiTConfig
@@ -43,7 +44,7 @@ class WorldModel:
         ``codec`` as ``dwm.codec.load.load_codec``, ``text_encoder`` the folder or hub id of a T5. Without ``things`` the model only
         knows how those look that the first frame shows; without ``fine`` one model makes all frames.
         """
-        where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        where = pick_device(device)
         images = load_codec(str(codec)).to(where).eval()
         text = load_text_encoder(text_encoder).to(where) if text_encoder else None
 

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from dwm.codec.interface import Codec
 from dwm.conditioning.build import ScenarioConditioner, images_to_tensor
 from dwm.conditioning.things import Things
+from dwm.device import pick_device
 from dwm.errors import InputError
 from dwm.models.text_encoder import TextEncoder
 from dwm.scenario.types import Scenario
@@ -30,7 +31,6 @@ from dwm.scenes.proving_ground.city import FIRST_HELD_OUT_TOWN
 from dwm.training.clips import TrainingClip
 from dwm.training.config import ClipsConfig, DrivesConfig
 from dwm.training.encoding import ClipWindow, encode_window, save_clip
-from dwm.training.loop import pick_device
 from dwm.training.scanned_log import scan_log
 from dwm.training.sequences import Town, drive, open_town, render_frames
 

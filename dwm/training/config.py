@@ -33,7 +33,7 @@ class LoopConfig:
     ema_decay: float = 0.999  # of the averaged weights, which are the ones exported
     shard: bool = False  # spread the model over the processes of ``torchrun`` (FSDP) instead of one copy each
     compile: bool = False  # torch.compile; worth it on a GPU
-    # What forward passes multiply in: "bfloat16", "float32", or "auto", the first on a GPU and on a CPU with AMX (there five times faster).
+    # What forward passes multiply in: "bfloat16", "float32", or "auto", the first on a GPU and on a CPU with AMX.
     precision: str = "auto"
     loader_threads: int = 1  # batches prepared ahead, one per thread
     log_every: int = 20  # optimiser steps

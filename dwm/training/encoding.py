@@ -19,10 +19,10 @@ from dwm.codec.load import load_codec
 from dwm.conditioning.appearance import Appearance
 from dwm.conditioning.build import Given, ScenarioConditioner, camera_features
 from dwm.conditioning.things import Things
+from dwm.device import pick_device
 from dwm.models.text_encoder import TextEncoder, load_text_encoder
 from dwm.processes import one_thread_pool
 from dwm.training.config import ClipsConfig, LogClipsConfig
-from dwm.training.loop import pick_device
 
 Config = TypeVar("Config", ClipsConfig, LogClipsConfig)
 Encode = Callable[[Config, Codec, bool, int, TextEncoder | None], Path]  # settings, codec, progress, part, text encoder

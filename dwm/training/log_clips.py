@@ -20,6 +20,7 @@ from tqdm import tqdm
 from dwm.codec.interface import Codec
 from dwm.conditioning.build import ScenarioConditioner, cast_size, images_to_tensor
 from dwm.conditioning.things import Things
+from dwm.device import pick_device
 from dwm.errors import InputError
 from dwm.models.text_encoder import TextEncoder
 from dwm.scenario.as_logged import CAMERA_HZ, as_logged
@@ -31,7 +32,6 @@ from dwm.scenes.types import CAMERAS
 from dwm.training.config import LogClipsConfig
 from dwm.training.encoding import ClipWindow, encode_window, save_clip
 from dwm.training.log_windows import draw_windows
-from dwm.training.loop import pick_device
 
 logger = logging.getLogger(__name__)
 _SAME_MOMENT_US = 60_000  # an image further from the front camera's shows another moment

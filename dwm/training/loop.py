@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dwm.errors import InputError
+from dwm.device import in_bfloat16, pick_device
 from dwm.models.weights import save_model
 from dwm.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint, update_average
 from dwm.training.config import LoopConfig
@@ -131,19 +131,6 @@ def export(task: Task, state: TrainingState, path: Path, device: torch.device, c
         save_model(task.finish(averaged.to(device), device), path, {**task.metadata, "steps": str(state.step)})
 
 
-def pick_device(name: str) -> torch.device:
-    """The device of a configuration; "auto" is cuda where there is one."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-
-
-def _in_bfloat16(precision: str, device: torch.device) -> bool:
-    """Whether forward passes run under bfloat16 autocast."""
-    if precision not in ("auto", "bfloat16", "float32"):
-        raise InputError("loop.precision", f"'{precision}' is no precision", "choose auto, bfloat16 or float32")
-    fast = device.type == "cuda" or torch.cpu._is_amx_tile_supported()
-    return precision == "bfloat16" or (precision == "auto" and fast)
-
-
 def learning_rate(config: LoopConfig, step: int, elapsed_s: float) -> float:
     """Linear warm-up, constant, then linear to a tenth over the last ``decay_fraction`` of the steps or of the time."""
     done = step / config.steps
@@ -220,10 +207,11 @@ def _step(
         group["lr"] = rate
     state.optimizer.zero_grad(set_to_none=True)
     sums: dict[str, float] = {}
+    half = in_bfloat16(config.precision, device, on_cpu=True)
     for part in range(config.accumulate):
         generator = torch.Generator().manual_seed(_seed(config.seed, state.step, part * crew.size + crew.rank))
         batch = next(batches).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=_in_bfloat16(config.precision, device)):
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
             loss, scalars = task.loss(forward, batch, generator)
         (loss / config.accumulate).backward()
         for key, value in {"loss": loss, **scalars}.items():

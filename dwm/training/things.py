@@ -15,13 +15,13 @@ from scipy.spatial import KDTree
 from tqdm import tqdm
 
 from dwm.conditioning.things import GRID, Things
+from dwm.device import pick_device
 from dwm.errors import InputError
 from dwm.scenes.coloured_points import ColouredPoints, coloured_points
 from dwm.scenes.nuscenes import list_scenes, read_scene
 from dwm.scenes.proving_ground.build import build_world
 from dwm.scenes.types import DETECTION_CLASSES, Scene
 from dwm.training.config import ThingsConfig
-from dwm.training.loop import pick_device
 
 _FLOOR = -0.94  # of a box: what lies lower may be the ground
 _LEAST_POINTS = 12  # of an example

@@ -224,7 +224,8 @@ class _Bench:
         world, fine = Path(variant.world_model or self._weights), variant.fine_model
         files = [self._codec, world, self._things, *([Path(fine)] if fine else [])]
         # A setting that came later leaves what is kept as it is.
-        settings = {name: value for name, value in asdict(rollout).items() if (name, value) != ("logged_frames", 1)}
+        said = {"logged_frames": 1, "precision": "auto"}  # younger than the first kept runs
+        settings = {name: value for name, value in asdict(rollout).items() if said.get(name) != value}
         key = {"rollout": settings, "buckets": buckets, "weights": [weights_sha256(file) for file in files]}
         return self._kept(variant.name, clip, key, lambda: self._made(self._world(world, fine), rollout, clip, buckets))
 

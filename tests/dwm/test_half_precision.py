@@ -9,12 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from dwm.device import in_bfloat16
 from dwm.errors import InputError
 from dwm.models.conditioning import camera_rays
 from dwm.models.layers import PatchEmbedding
 from dwm.models.weights import load_model
 from dwm.training.config import LoopConfig
-from dwm.training.loop import _in_bfloat16
 from tests.dwm.test_dit_model import make_condition
 
 WEIGHTS = Path(__file__).parents[2] / "weights"
@@ -66,12 +66,13 @@ def test_shipped_models_predict_alike_in_either_precision(name):
     assert (half - wanted).norm() < 0.01 * wanted.norm()
 
 
-def test_auto_is_half_where_that_is_fast(monkeypatch):
+def test_auto_is_half_where_that_is_fast_and_asked_for(monkeypatch):
     cpu = torch.device("cpu")
     for amx in (False, True):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
-        assert _in_bfloat16("auto", cpu) is amx
-        assert _in_bfloat16("bfloat16", cpu) and not _in_bfloat16("float32", cpu)
-    assert _in_bfloat16("auto", torch.device("cuda")) and LoopConfig().precision == "auto"
-    with pytest.raises(InputError, match=r"loop.precision: 'half' is no precision"):
-        _in_bfloat16("half", cpu)
+        assert in_bfloat16("auto", cpu, on_cpu=True) is amx
+        assert not in_bfloat16("auto", cpu, on_cpu=False)
+        assert in_bfloat16("bfloat16", cpu, on_cpu=False) and not in_bfloat16("float32", cpu, on_cpu=True)
+    assert in_bfloat16("auto", torch.device("cuda"), on_cpu=False) and LoopConfig().precision == "auto"
+    with pytest.raises(InputError, match=r"precision: 'half' is none; choose auto, bfloat16 or float32"):
+        in_bfloat16("half", cpu, on_cpu=True)

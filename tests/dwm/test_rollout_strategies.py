@@ -408,3 +408,17 @@ def test_settings_that_no_roll_out_can_use_are_told():
     for given in (0, 8):
         with pytest.raises(InputError, match="of a window of 8"):
             run(5, condition_frames=given, window_frames=8)
+
+
+@pytest.mark.parametrize(("precision", "half"), [("bfloat16", True), ("float32", False), ("auto", False)])
+def test_networks_multiply_in_the_precision_that_is_asked_for_and_frames_are_whole(precision, half):
+    ran: list[bool] = []
+
+    class Watched(Oracle):
+        def __call__(self, *told) -> Tensor:
+            ran.append(torch.is_autocast_enabled("cpu"))
+            return super().__call__(*told)
+
+    chunks, _, _ = run(9, Watched(), precision=precision)
+    assert ran and all(on is half for on in ran) and not torch.is_autocast_enabled("cpu")
+    assert {chunk.images_NV3HW.dtype for chunk in chunks} == {torch.float32}

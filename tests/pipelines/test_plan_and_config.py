@@ -202,7 +202,7 @@ def test_a_condition_that_no_air_can_be_in_is_refused_before_any_work():
 
 
 def test_a_run_from_before_a_setting_was_added_keeps_its_identity_until_the_setting_says_something():
-    # A golden, of a version that had no text encoders, fine models, gaps, uncorrected anchors or several logged frames, and read no ego motion.
+    # A golden, of a version that had no text encoders, fine models, gaps, uncorrected anchors, several logged frames or half precision, and read no ego motion.
     base = RunConfig()
     assert config_sha256(base) == "d1d76b660222bbf7e7a59499e68d7f2b2d47fc977d8b9f82a67c441b2224d1b3"
     for section, setting in (
@@ -212,6 +212,7 @@ def test_a_run_from_before_a_setting_was_added_keeps_its_identity_until_the_sett
         ("rollout", {"gaps_at_once": 2}),
         ("rollout", {"correct_anchors": False}),
         ("rollout", {"logged_frames": 4}),
+        ("rollout", {"precision": "bfloat16"}),
     ):
         changed = dataclasses.replace(base, **{section: dataclasses.replace(getattr(base, section), **setting)})
         assert config_sha256(changed) != config_sha256(base)
