@@ -5,12 +5,13 @@ STAMP := .venv/.installed
 DEMO_WORLD := out/demo/world
 DEMO_RUN := out/demo/run
 
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test lint mmdet3d format clean
 
 help:
 	@echo "make demo   build a small world, generate one scored clip, write its report"
 	@echo "make test   run the tests"
 	@echo "make lint   ruff, pyright and the layer contracts"
+	@echo "make mmdet3d  add mmdet3d; without a wheel of mmcv for this torch that is a build of about 20 minutes"
 	@echo "make clean  remove .venv, out and caches"
 
 setup: $(STAMP)
@@ -37,6 +38,11 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+# mmcv finds the torch of this environment only where pip does not build it apart from it.
+mmdet3d: $(STAMP)
+	$(BIN)/pip install --quiet setuptools wheel ninja psutil
+	MMCV_WITH_OPS=1 $(BIN)/pip install --quiet --no-build-isolation -c constraints.txt -e ".[dev,mmdet3d]"
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

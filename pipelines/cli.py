@@ -47,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="roadreel", description="New, labelled, scored driving video from logged scenes.")
     parser.add_argument("-v", "--verbose", action="store_true", help="log every state change to stderr")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for register in (_add_world, _add_train, _add_generate, _add_plan, _add_on_dataset, _add_bench, _add_later):
+    for register in (_add_world, _add_train, _add_generate, _add_plan, _add_on_dataset, _add_detect, _add_bench, _add_later):
         register(commands)
     return parser
 
@@ -219,6 +219,30 @@ def _score(arguments: argparse.Namespace) -> int:
     print(score_version(
         arguments.dataset, arguments.vad, arguments.size, rejected=arguments.rejected, dataroot=arguments.dataroot, device=arguments.device,
     ))  # fmt: skip
+    return 0
+
+
+def _add_detect(commands: argparse._SubParsersAction) -> None:
+    parser = _add(commands, "detect", "a nuScenes detection submission of logged images, by a network of mmdet3d", _detect)
+    parser.add_argument("dataroot", type=Path, metavar="DATAROOT", help="nuScenes, or a data set in its format")
+    parser.add_argument("--config", type=Path, required=True, help="a config of mmdet3d (FCOS3D, PGD). It is Python, and runs")
+    parser.add_argument("--checkpoint", type=Path, help="its weights; without, they are random")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="fields of the config to change")
+    parser.add_argument("--version", default="v1.0-mini")
+    parser.add_argument("--scenes", nargs="*", default=[], help="names; default: all")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the images that the network sees (default 1)")
+    parser.add_argument("--skip-missing", action="store_true", help="list key frames whose images are missing without boxes")
+    parser.add_argument("--device", default="cpu", help="torch device (default cpu)")
+    parser.add_argument("--out", type=Path, required=True, help="the submission, a JSON file")
+
+
+def _detect(arguments: argparse.Namespace) -> int:
+    from evaluators.mmdet3d import Mmdet3dDetector
+    from pipelines.detecting import detect_logs, options_of
+
+    detector = Mmdet3dDetector(arguments.config, arguments.checkpoint, arguments.device, options_of(arguments.set))
+    where = (arguments.dataroot, arguments.version, arguments.scenes)
+    print(detect_logs(*where, detector, arguments.out, scale=arguments.scale, skip_missing=arguments.skip_missing))
     return 0
 
 
