@@ -26,6 +26,7 @@ BENCHES: dict[str, Bench] = {
     "systems": Bench(arguments=(*_WORLD, "detector", "cases", "duration", "systems", "out", "processes")),
     "ego_motion": Bench(arguments=(*_WORLD, "ego_motion", "cases", "duration", "steps"), duration_s=6.0),
     "gate": Bench(arguments=(*_WORLD, "detector", "ego_motion", "cases", "duration"), duration_s=6.0),
+    "scoring_cost": Bench(arguments=(*_WORLD, "detector", "cases", "duration"), duration_s=10.0),
     "conditions": Bench(arguments=(*_WORLD, "cases", "steps")),
     "labels": Bench(arguments=("dataroot", "version", "things")),
     "scenarios": Bench(arguments=("dataroot", "version", "cases", "duration", "out")),
