@@ -64,10 +64,10 @@ CONFIGS: dict[str, VadConfig] = {
         image_hw=(720, 1280), feature_stages=(2, 3, 4), feature_levels=4, encoder_layers=6, decoder_layers=6,
         bev_hw=(200, 200),
     ),
-    # Trained from scratch at a few frames a step: nothing is frozen, and the grid is turned about its own centre.
+    # Trained from scratch at a few frames a step: nothing is frozen, the grid has square cells of 1.25 m and is turned about its own centre.
     "vad_proving_ground": VadConfig(
         image_hw=(128, 224), pixel_std_bgr=(57.375, 57.12, 58.395), stem_channels=32, stage_blocks=(2, 2, 3),
         feature_stages=(2, 3), feature_levels=2, frozen_stages=-1, frozen_norms=False, width=128, feed_forward=256,
-        bev_hw=(50, 50), rotation_center_xy=(25.0, 25.0), object_queries=150, map_instances=50,
+        dropout=0.0, bev_hw=(48, 24), rotation_center_xy=(12.0, 24.0), object_queries=100, map_instances=30,
     ),
 }  # fmt: skip
