@@ -136,7 +136,14 @@ def test_an_unknown_field_and_an_unknown_target_are_told(tmp_path):
 def test_longdwms_recipe_is_one_chain_over_the_configured_models(recipe: str):
     folder = FOLDER / "longdwm"
     names = yaml.safe_load((folder / recipe).read_text())["recipe"]
-    drives, clips, teacher, coarse, distillation, fine = (load_training(folder / name, []) for name in names)
+    legs = {Path(name).stem.removeprefix("gpu_"): load_training(folder / name, []) for name in names if name[0] != "."}
+    base = legs.pop("base", None)
+    drives, clips, teacher, coarse, distillation, fine = legs.values()
+    if base is not None:
+        short = load_training(folder / names[1], [])
+        assert (base.data, *base.more_data) == (short.clips.out, clips.clips.out) and base.world.cut == "rates"
+        assert {teacher.initial_weights, coarse.initial_weights} == {f"{base.loop.out}/weights.safetensors"}
+        assert fine.initial_weights == f"{teacher.loop.out}/weights.safetensors"
     assert drives.drives.out == clips.clips.drives
     assert {step.data for step in (teacher, coarse, distillation, fine)} == {clips.clips.out}
     assert drives.drives.frames_12hz == clips.clips.window_frames == distillation.world.key_frames.frames
