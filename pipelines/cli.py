@@ -9,8 +9,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dwm.errors import InputError
+
+if TYPE_CHECKING:
+    from evaluators.mmdet3d import Mmdet3dDetector
 
 # What the operating system says of a path that a user gave and a run cannot use.
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
@@ -188,6 +192,9 @@ def _add_on_dataset(commands: argparse._SubParsersAction) -> None:
         "--vad", type=Path, default=Path("weights/proving_ground_vad.safetensors"), help="weights, own or public"
     )
     score.add_argument("--size", default="vad_tiny", help="network of a public checkpoint: vad_tiny (default) or vad_base")
+    score.add_argument("--mmdet3d", type=Path, metavar="CONFIG", help="mAP and NDS of a network of mmdet3d instead")
+    score.add_argument("--checkpoint", type=Path, help="weights of that network; without, they are random")
+    score.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="fields of its config to change")
     score.add_argument("--rejected", action="store_true", help="score clips that the gate rejected too")
     score.add_argument("--dataroot", type=Path, help="where the source scenes lie: score the log's own images too")
     score.add_argument("--device", default="cpu", help="torch device (default cpu)")
@@ -214,11 +221,16 @@ def _validate(arguments: argparse.Namespace) -> int:
 
 
 def _score(arguments: argparse.Namespace) -> int:
+    which = {"rejected": arguments.rejected, "dataroot": arguments.dataroot}
+    if arguments.mmdet3d is not None:
+        from pipelines.detection_scoring import score_detections
+
+        detector = _mmdet3d(arguments.mmdet3d, arguments)
+        print(score_detections(arguments.dataset, detector, **which))
+        return 0
     from pipelines.scoring import score_version
 
-    print(score_version(
-        arguments.dataset, arguments.vad, arguments.size, rejected=arguments.rejected, dataroot=arguments.dataroot, device=arguments.device,
-    ))  # fmt: skip
+    print(score_version(arguments.dataset, arguments.vad, arguments.size, device=arguments.device, **which))
     return 0
 
 
@@ -236,11 +248,17 @@ def _add_detect(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the submission, a JSON file")
 
 
-def _detect(arguments: argparse.Namespace) -> int:
+def _mmdet3d(config: Path, arguments: argparse.Namespace) -> Mmdet3dDetector:
     from evaluators.mmdet3d import Mmdet3dDetector
-    from pipelines.detecting import detect_logs, options_of
+    from pipelines.detecting import options_of
 
-    detector = Mmdet3dDetector(arguments.config, arguments.checkpoint, arguments.device, options_of(arguments.set))
+    return Mmdet3dDetector(config, arguments.checkpoint, arguments.device, options_of(arguments.set))
+
+
+def _detect(arguments: argparse.Namespace) -> int:
+    from pipelines.detecting import detect_logs
+
+    detector = _mmdet3d(arguments.config, arguments)
     where = (arguments.dataroot, arguments.version, arguments.scenes)
     print(detect_logs(*where, detector, arguments.out, scale=arguments.scale, skip_missing=arguments.skip_missing))
     return 0

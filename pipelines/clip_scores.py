@@ -92,9 +92,13 @@ def score_video(
     if looks is not None and made:
         add_flat(table, score_novelty(video[made], looks).metrics(), "generated", len(made))
     if judges.ego_motion is not None and total > logged:
-        motion = _ego_motion(judges.ego_motion, conditioner, scenario, video, logged)
+        moments = reading_moments(scenario.fps, logged - 1, total)
+        motion = _ego_motion(judges.ego_motion, conditioner, scenario, video[moments], moments)
         gate |= motion
         add_flat(table, motion, "generated", 1)
+        floor = film(first_stretch(moments)) if truth is not None else None
+        if floor is not None:  # how far the reading itself is off
+            add_flat(table, _ego_motion(judges.ego_motion, conditioner, scenario, floor, first_stretch(moments)), "truth", 1)
     if truth is not None and len(frames) > given:
         score = score_counterfactual(video[frames], truth, 1 / config.every_s, given)
         gate |= score.metrics()
@@ -142,16 +146,26 @@ def rig(conditioner: ScenarioConditioner) -> tuple[Array, Array]:
     return np.stack([c.intrinsics for c in cameras]), np.stack([c.camera_to_ego for c in cameras])
 
 
-def _ego_motion(
-    reader: EgoMotionReader, conditioner: ScenarioConditioner, scenario: Scenario, video: Images, logged: int
-) -> dict[str, float]:
-    """How far the video strays from the commanded path, from the last given frame on."""
+def reading_moments(fps: float, first: int, total: int) -> list[int]:
+    """Frames at which the ego's motion is read, from the last given one on."""
+    return list(range(first, total, max(1, round(ReadingConfig().step_s * fps))))
+
+
+def first_stretch(moments: Sequence[int]) -> list[int]:
+    """Those of the first stretch that is compared."""
     config = ReadingConfig()
-    frames = range(logged - 1, len(video), max(1, round(config.step_s * scenario.fps)))
+    return list(moments[: round(config.bucket_s / config.step_s) + 1])
+
+
+def _ego_motion(
+    reader: EgoMotionReader, conditioner: ScenarioConditioner, scenario: Scenario, images: Images, frames: Sequence[int]
+) -> dict[str, float]:
+    """How far pictures [K, V, H, W, 3] of these frames stray from the commanded path."""
     if len(frames) < 2:
         return {}
-    learnt, seen = read_steps(reader, video[frames], *rig(conditioner), config.odometry)
-    return score_ego_motion(learnt, seen, scenario.ego_to_global[frames], config).metrics()
+    config = ReadingConfig()
+    learnt, seen = read_steps(reader, images, *rig(conditioner), config.odometry)
+    return score_ego_motion(learnt, seen, scenario.ego_to_global[list(frames)], config).metrics()
 
 
 def _add_unlabelled(table: MetricTable, found: list[Boxes], everyone: list[Boxes], detector: Detector, source: str) -> float:

@@ -16,7 +16,7 @@ from dwm.geometry import invert
 from dwm.scenes.clips import read_image, resize
 from dwm.scenes.dataroot import open_dataroot
 from dwm.scenes.nuscenes import read_scene
-from dwm.scenes.types import CAMERAS, Scene
+from dwm.scenes.types import CAMERAS, CameraFrame, Scene
 from evaluators.boxes import Boxes
 from evaluators.submission import write_submission
 
@@ -55,26 +55,36 @@ def detect_logs(
     blind = 0
     for name in tqdm(names, desc="scenes", disable=None):
         scene = read_scene(dataroot, version, name, 1.0)
-        keys = {c: [f for f in scene.frames[c] if f.is_key_frame] for c in CAMERAS}
         for k, (token, pose) in enumerate(zip(scene.sample_tokens, scene.ego.at(scene.key_timestamps_us), strict=True)):
-            poses[token], shots = pose, [keys[c][k] for c in CAMERAS]
-            missing = [shot.path for shot in shots if not shot.path.is_file()]
+            poses[token], missing = pose, [path for path in key_images(scene, k) if not path.is_file()]
             if missing and not skip_missing:
                 raise InputError(missing[0], "no such image", "unpack it, or list its key frame without boxes: --skip-missing")
             blind += bool(missing)
-            seen_from = invert(pose) @ np.stack([shot.ego_to_global for shot in shots])
-            found[token] = Boxes.empty() if missing else _detect(detector, scene, [s.path for s in shots], seen_from, scale)
+            found[token] = Boxes.empty() if missing else detect_key_frame(detector, scene, k, scale)
     write_submission(out, found, poses)
     boxes, without = sum(map(len, found.values())), f", {blind} of them without images" if blind else ""
     return f"{out}: {boxes} boxes in {len(found)} key frames{without}"
 
 
-def _detect(detector: FindsBoxes, scene: Scene, paths: Sequence[Path], fired_to_ego: Array, scale: float) -> Boxes:
-    images = [read_image(path) for path in paths]
+def key_images(scene: Scene, k: int) -> list[Path]:
+    """The six images of a key frame."""
+    return [shot.path for shot in _shots(scene, k)]
+
+
+def detect_key_frame(detector: FindsBoxes, scene: Scene, k: int, scale: float = 1.0) -> Boxes:
+    """Boxes of a logged key frame in the ego frame of its own time; InputError for an image that cannot be read."""
+    shots = _shots(scene, k)
+    images = [read_image(shot.path) for shot in shots]
     images = [resize(image, (round(scale * image.shape[0]), round(scale * image.shape[1]))) for image in images]
     rig = [camera.resized(image.shape[1], image.shape[0]) for camera, image in zip(scene.cameras, images, strict=True)]
+    ego = scene.ego.at(scene.key_timestamps_us[k : k + 1])[0]
+    fired_to_ego = invert(ego) @ np.stack([shot.ego_to_global for shot in shots])
     mounted = np.stack([camera.camera_to_ego for camera in rig])
     return detector.detect(images, np.stack([camera.intrinsics for camera in rig]), fired_to_ego @ mounted)
+
+
+def _shots(scene: Scene, k: int) -> list[CameraFrame]:
+    return [[frame for frame in scene.frames[c] if frame.is_key_frame][k] for c in CAMERAS]
 
 
 def options_of(settings: Sequence[str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ its annotations and CAN bus, may stand beside them: that is truth where no world
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -32,8 +32,8 @@ from pipelines.clip_drive import ClipDrive, read_clip_drive
 from pipelines.dataset import Dataset
 
 Judged = list[list[JudgedFrame]]  # by clip
-_STREAMS = {"truth": "true video", "rgb": "generated"}
-_LOG = "the log's images"
+STREAMS = {"truth": "true video", "rgb": "generated"}
+LOG = "the log's images"
 _RESAMPLES = 100
 _COLUMNS = ("mAP_OD", "NDS", "mAP_Line", "Recall_Line")
 
@@ -50,20 +50,25 @@ def score_version(
     Raises InputError for a broken version or weights, where no clip has video, and for a log without images or map expansion.
     """
     dataset, model = Dataset.open(path), load_vad(weights, size).to(device)
-    kept = [row for row in dataset.clips(keep=None if rejected else True).to_pylist() if row["n_frames"]]
-    clips = [row["clip_id"] for row in kept]
-    if not clips:
-        fix = "generate with looser thresholds" if rejected else "score the rejected ones too: --rejected"
-        raise InputError(dataset.folder, "no clip has video" if rejected else "no clip passed the gate", fix)
+    clips, scenes = clips_with_video(dataset, rejected)
     rows: dict[str, Judged] = {}
     if dataroot is not None:
-        scenes = sorted({(row["source_dataset"], row["source_scene_name"]) for row in kept})
-        rows[_LOG] = [judge_stretch(model, logged_stretch(read_scene(dataroot, *scene)), device) for scene in scenes]
+        rows[LOG] = [judge_stretch(model, logged_stretch(read_scene(dataroot, *scene)), device) for scene in scenes]
     for clip_id in tqdm(clips, desc="clips", disable=None):
         for stream, stretch in clip_stretches(dataset, clip_id).items():
-            rows.setdefault(_STREAMS[stream], []).append(judge_stretch(model, stretch, device))
+            rows.setdefault(STREAMS[stream], []).append(judge_stretch(model, stretch, device))
     head = f"{dataset.name}: {len(clips)} clips, key frames of 2 Hz, six cameras; VAD weights {sha256_file(weights)[:12]}"
     return "\n\n".join([head, _table_7(rows), _planning(rows)])
+
+
+def clips_with_video(dataset: Dataset, rejected: bool) -> tuple[list[str], list[tuple[str, str]]]:
+    """Kept clips, or all that have video, and their source scenes (version, name); InputError where there is none."""
+    kept = [row for row in dataset.clips(keep=None if rejected else True).to_pylist() if row["n_frames"]]
+    if not kept:
+        fix = "generate with looser thresholds" if rejected else "score the rejected ones too: --rejected"
+        raise InputError(dataset.folder, "no clip has video" if rejected else "no clip passed the gate", fix)
+    scenes = sorted({(row["source_dataset"], row["source_scene_name"]) for row in kept})
+    return [row["clip_id"] for row in kept], scenes
 
 
 def load_vad(weights: Path, size: str) -> VAD:
@@ -75,7 +80,7 @@ def clip_stretches(dataset: Dataset, clip_id: str) -> dict[str, VadFootage]:
     """Key frames of a clip by stream, the same ones in each."""
     clip = read_clip_drive(dataset, clip_id)
     videos = {row["stream"]: row for row in dataset.rows("videos", clip_id, channel=CAMERAS[0])}
-    streams = [stream for stream in _STREAMS if stream in videos]
+    streams = [stream for stream in STREAMS if stream in videos]
     shown = {s: {r["first_frame"] + k * r["frame_step"]: k for k in range(r["n_frames"])} for s, r in videos.items()}
     kept = [k for k, frame in enumerate(clip.frames) if all(frame in shown[s] for s in streams)]
     given = {
@@ -108,26 +113,29 @@ def _images(dataset: Dataset, clip_id: str, stream: str, indices: Sequence[int])
 def _table_7(rows: dict[str, Judged]) -> str:
     lines = ["| video | clips | key frames | " + " | ".join(_COLUMNS) + " |", "|---|---|---|---|---|---|---|"]
     for video, judged in rows.items():
-        cells = " | ".join(_with_intervals(judged))
+        cells = " | ".join(
+            with_intervals(len(judged), lambda chosen, of=judged: score_frames([of[k] for k in chosen]).table_7())
+        )
         lines.append(f"| {video} | {len(judged)} | {sum(map(len, judged))} | {cells} |")
     return "\n".join(lines)
 
 
-def _with_intervals(judged: Judged) -> list[str]:
-    """The columns with their 95 % intervals over clips; of one clip there is none."""
+def with_intervals(clips: int, scores_of: Callable[[Sequence[int]], dict[str, float]]) -> list[str]:
+    """Scores by name of a choice of clips, with their 95 % intervals over clips; of one clip there is none."""
 
     @cache
-    def of(clips: tuple[int, ...]) -> dict[str, float]:
-        return score_frames([judged[clip] for clip in clips]).table_7()
+    def of(chosen: tuple[int, ...]) -> dict[str, float]:
+        return scores_of(chosen)
 
-    if len(judged) == 1:
-        return [f"{value:.3f}" for value in of((0,)).values()]
+    everything = of(tuple(range(clips)))
+    if clips == 1:
+        return [f"{value:.3f}" for value in everything.values()]
     # The same seed draws the same clips for every column.
     intervals = [
         bootstrap_interval(
-            np.arange(len(judged), dtype=np.float64), np.random.default_rng(0), lambda drawn, name=name: of(tuple(sorted(drawn.astype(int))))[name], _RESAMPLES
+            np.arange(clips, dtype=np.float64), np.random.default_rng(0), lambda drawn, name=name: of(tuple(sorted(drawn.astype(int))))[name], _RESAMPLES
         )
-        for name in _COLUMNS
+        for name in everything
     ]  # fmt: skip
     return [f"{each.value:.3f} ({each.low:.3f} to {each.high:.3f})" for each in intervals]
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dwm.geometry import invert, yaw_from_rotation
-from evaluators.boxes import Boxes, boxes_of_agents
-from evaluators.drive import Drive
+from evaluators.boxes import Boxes
 from evaluators.ego_collision import FutureAgents
 from evaluators.mapping import MapLine, MapReport, evaluate_map_lines
 from evaluators.motion import ForecastMotion, MotionScore, TrueMotion, evaluate_motion
@@ -83,7 +82,7 @@ def _judged(stretch: Stretch, k: int, model: VAD, outputs: VadOutputs) -> Judged
     drive, frame = stretch.drive, stretch.frames[k]
     lidar_to_ego = drive.lidar_to_ego
     objects = decode_objects(outputs)[0]
-    truth, rows = _truth(drive, frame, stretch.seen[k])
+    truth, rows = drive.seen_boxes(frame, stretch.seen[k])
     to_lidar = invert(drive.ego_to_global[frame] @ lidar_to_ego)
     times = frame + np.round(np.arange(STEPS + 1) * STEP_S * drive.fps).astype(np.int64)
     places, known = places_of(drive, rows, times, to_lidar)
@@ -112,14 +111,6 @@ def _judged(stretch: Stretch, k: int, model: VAD, outputs: VadOutputs) -> Judged
         truth=truth, found=objects.boxes.moved(lidar_to_ego), ego_to_global=drive.ego_to_global[frame], true_lines=stretch.lines[k],
         found_lines=decode_map(outputs, model.config)[0], motion=motion, planned=planned,
     )  # fmt: skip
-
-
-def _truth(drive: Drive, frame: int, seen: NDArray[np.bool_]) -> tuple[Boxes, NDArray[np.int64]]:
-    """Labelled boxes in the ego frame that some picture shows, and their agents."""
-    known = np.array([c is not None for c in drive.agents.detection_classes], dtype=bool)
-    rows = np.flatnonzero(drive.agents.present[:, frame] & known)
-    boxes = boxes_of_agents(drive.agents, frame, drive.ego_to_global[frame]).select(np.flatnonzero(seen[rows]))
-    return replace(boxes, num_pts=np.maximum(boxes.num_pts, 1)), rows[seen[rows]]
 
 
 def _forward_left(places: Array) -> Array:

@@ -16,7 +16,7 @@ from dwm.scenario.perturbations import BASELINE
 from dwm.scenario.types import Scenario
 from dwm.scenes.nuscenes import read_scene
 from dwm.scenes.proving_ground.counterfactual import open_counterfactual
-from evaluators.boxes import boxes_of_agents
+from evaluators.boxes import Boxes, boxes_of_agents
 from evaluators.counterfactual import psnr_db
 from evaluators.drive import Drive
 from evaluators.map_truth import map_lines, open_map
@@ -26,10 +26,12 @@ from pipelines.cli import main
 from pipelines.clip_drive import read_clip_drive, tracks_of
 from pipelines.config import PerturbationConfig
 from pipelines.dataset import Dataset
+from pipelines.detection_scoring import score_detections
 from pipelines.generate import generate
-from pipelines.scoring import clip_stretches
+from pipelines.scoring import clip_stretches, clips_with_video
 from pipelines.validate import validate
 from tests.evaluators.vad.vad_factories import TINY
+from tests.pipelines.test_detecting import Knows
 from tests.pipelines.tiny_models import VERSION, tiny_run, write_models
 
 SECONDS, KEY_FRAMES = 2.0, (0, 6, 12, 18)
@@ -122,6 +124,28 @@ def test_score_prints_both_tables_for_every_kind_of_video(folder: Path, pg_datar
     assert [row[2] for row in table[2:4]] == ["6", "6"]
     assert all(0 <= float(cell.split("(")[0]) <= 1 for row in table[1:4] for cell in row[3:])
     assert len(table) == 1 + 3 + 1 + 6
+
+
+def test_a_detector_that_knows_the_truth_scores_full_marks_on_both_kinds_of_video_and_one_that_is_blind_none(
+    folder: Path, dataset: Dataset, pg_dataroot: Path
+):
+    clips, scenes = clips_with_video(dataset, rejected=True)
+    assert scenes == [(VERSION, "scene-0001")]
+    stretches = [stretch for clip in clips for stretch in clip_stretches(dataset, clip).values()]
+    truth = [s.drive.seen_boxes(s.frames[k], s.seen[k])[0] for s in stretches for k in range(s.given, len(s))]
+    assert min(map(len, truth)) > 0
+    rows = {
+        c[1].strip(): c[2:-1]
+        for line in score_detections(folder / "run", Knows(truth), rejected=True).splitlines()
+        if len(c := line.split("|")) > 2
+    }
+    for video in ("true video", "generated"):
+        assert [cell.strip() for cell in rows[video][:2]] == ["2", "6"]
+        assert rows[video][-1].strip() == "1.000 (1.000 to 1.000)"
+    blind = Knows([Boxes.empty()] * 100)
+    table = score_detections(folder / "run", blind, rejected=True, dataroot=pg_dataroot).splitlines()
+    assert table[4].startswith("| the log's images | 1 | 3 | 0.000 | ") and " | 0.000 (0.000 to 0.000) | " in table[5]
+    assert blind.shown[0][0][0].shape == (32, 56, 3) and blind.shown[-1][0][0].shape == (128, 224, 3)
 
 
 def test_versions_without_video_or_without_a_lidar_are_refused(
