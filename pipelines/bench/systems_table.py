@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from evaluators.boxes import Boxes
 from evaluators.buckets import BUCKET_S
 from evaluators.detection import evaluate_boxes_in_memory
-from evaluators.frechet import ClipSums, frechet_distance, score_frechet
+from evaluators.frechet import ClipSums, frechet_distance, moments, score_frechet
 from evaluators.protocol import Interval, bootstrap_interval
 from pipelines.bench.systems_run import Run, Scored
 
@@ -35,7 +35,7 @@ def systems_table(runs: dict[str, list[Run]], comparisons: Sequence[tuple[str, .
     for name, made in runs.items():
         if name != "truth":
             lines += [_bucket_row(name, made, truth, b, maps_of_truth(len(made), b)) for b in range(len(made[0].buckets))]
-    lines += ["", *(_floor_line(truth, b) for b in range(len(truth[0].buckets)) if len(truth) > 1)]
+    lines += ["", *_halves_rows(runs), "", *(_floor_line(truth, b) for b in range(len(truth[0].buckets)) if len(truth) > 1)]
     return [*lines, "", *_comparison_rows(runs, comparisons)] if comparisons else lines
 
 
@@ -94,6 +94,27 @@ def _floor_line(truth: list[Run], b: int) -> str:
         for x in ([f(r.buckets[b]) for r in truth] for f in (_video, _image))
     ]
     return f"- {_time(b)}: true halves, by clip, are {floors[0]:.4f} (FVD-pg) and {floors[1]:.4f} (FID-pg) apart"
+
+
+def _halves_rows(runs: dict[str, list[Run]]) -> list[str]:
+    """FVD-pg of each half of its features, how clips look and how much their frames change, in a variant's last bucket."""
+    head = ("variant", "time", "FVD-pg of looks alone", "of change alone", "mean change, over true")
+    lines = [_row(*head), _row(*["---"] * len(head))]
+    for name, made in runs.items():
+        if name != "truth":
+            b = len(made[0].buckets) - 1
+            true, own = (
+                np.concatenate([_video(run.buckets[b]) for run in part]) for part in (runs["truth"][: len(made)], made)
+            )
+            looks, change = (frechet_distance(moments(t), moments(o)) for t, o in zip(_halves(true), _halves(own), strict=True))
+            share = float(_halves(own)[1].mean() / _halves(true)[1].mean())
+            lines.append(_row(name, _time(b), f"{looks:.3f}", f"{change:.3f}", f"x {share:.2f}"))
+    return lines
+
+
+def _halves(video_features: Array) -> tuple[Array, Array]:
+    looks, change = np.split(video_features, 2, axis=1)
+    return looks, change
 
 
 def _comparison_rows(runs: dict[str, list[Run]], pairs: Sequence[tuple[str, ...]]) -> list[str]:

@@ -110,6 +110,18 @@ def test_a_shift_of_all_features_is_its_squared_length_and_half_the_boxes_half_t
     assert 0.4 < float(row[6]) < 0.55  # two of four boxes, by the devkit's integral
 
 
+def test_video_that_only_changes_more_is_at_a_distance_in_change_alone():
+    truth = [run(seed) for seed in range(4)]
+    restless = [
+        replace(r, buckets=tuple(replace(b, video_features=b.video_features + [0, 0, 0.5, 0.5]) for b in r.buckets))
+        for r in truth
+    ]
+    lines = systems_table({"truth": truth, "restless": restless}, [])
+    change = np.concatenate([r.buckets[1].video_features[:, 2:] for r in truth]).mean()
+    assert f"| restless | 10-20 s | 0.000 | 0.500 | x {(change + 0.5) / change:.2f} |" in lines
+    assert not any(line.startswith("| restless | 0-10 s | 0.000 | 0.5") for line in lines)
+
+
 def test_one_clip_has_figures_without_intervals():
     row = cells(systems_table({"truth": [run(1)], "moved": [run(1, found=2)]}, []), "moved", "10-20 s")
     assert (row[2], row[5]) == ("1", "21.00")
