@@ -113,7 +113,7 @@ def test_a_shift_of_all_features_is_its_squared_length_and_half_the_boxes_half_t
 def test_video_that_only_changes_more_is_at_a_distance_in_change_alone():
     truth = [run(seed) for seed in range(4)]
     restless = [
-        replace(r, buckets=tuple(replace(b, video_features=b.video_features + [0, 0, 0.5, 0.5]) for b in r.buckets))
+        replace(r, buckets=tuple(replace(b, video_features=b.video_features + np.array([0, 0, 0.5, 0.5])) for b in r.buckets))
         for r in truth
     ]
     lines = systems_table({"truth": truth, "restless": restless}, [])
