@@ -23,3 +23,8 @@ def in_bfloat16(precision: str, device: torch.device, *, on_cpu: bool) -> bool:
         raise InputError("precision", f"'{precision}' is none", f"choose {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}")
     fast = device.type == "cuda" or (on_cpu and torch.cpu._is_amx_tile_supported())
     return precision == "bfloat16" or (precision == "auto" and fast)
+
+
+def half_precision(precision: str, device: torch.device, *, on_cpu: bool) -> torch.autocast:
+    """The context in which networks run so (``in_bfloat16``)."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16(precision, device, on_cpu=on_cpu))

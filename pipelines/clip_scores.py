@@ -92,13 +92,15 @@ def score_video(
     if looks is not None and made:
         add_flat(table, score_novelty(video[made], looks).metrics(), "generated", len(made))
     if judges.ego_motion is not None and total > logged:
-        moments = reading_moments(scenario.fps, logged - 1, total)
+        reading = ReadingConfig()
+        moments = reading.moments(scenario.fps, logged - 1, total)
         motion = _ego_motion(judges.ego_motion, conditioner, scenario, video[moments], moments)
         gate |= motion
         add_flat(table, motion, "generated", 1)
-        floor = film(first_stretch(moments)) if truth is not None else None
+        stretch = reading.first_stretch(moments)
+        floor = film(stretch) if truth is not None else None
         if floor is not None:  # how far the reading itself is off
-            add_flat(table, _ego_motion(judges.ego_motion, conditioner, scenario, floor, first_stretch(moments)), "truth", 1)
+            add_flat(table, _ego_motion(judges.ego_motion, conditioner, scenario, floor, stretch), "truth", 1)
     if truth is not None and len(frames) > given:
         score = score_counterfactual(video[frames], truth, 1 / config.every_s, given)
         gate |= score.metrics()
@@ -144,17 +146,6 @@ def rig(conditioner: ScenarioConditioner) -> tuple[Array, Array]:
     """Intrinsics [V, 3, 3] and camera-to-ego poses [V, 4, 4]."""
     cameras = conditioner.cameras
     return np.stack([c.intrinsics for c in cameras]), np.stack([c.camera_to_ego for c in cameras])
-
-
-def reading_moments(fps: float, first: int, total: int) -> list[int]:
-    """Frames at which the ego's motion is read, from the last given one on."""
-    return list(range(first, total, max(1, round(ReadingConfig().step_s * fps))))
-
-
-def first_stretch(moments: Sequence[int]) -> list[int]:
-    """Those of the first stretch that is compared."""
-    config = ReadingConfig()
-    return list(moments[: round(config.bucket_s / config.step_s) + 1])
 
 
 def _ego_motion(

@@ -16,7 +16,7 @@ from dwm.geometry import invert
 from dwm.scenes.clips import read_image, resize
 from dwm.scenes.dataroot import open_dataroot
 from dwm.scenes.nuscenes import read_scene
-from dwm.scenes.types import CAMERAS, CameraFrame, Scene
+from dwm.scenes.types import Scene
 from evaluators.boxes import Boxes
 from evaluators.submission import write_submission
 
@@ -68,12 +68,12 @@ def detect_logs(
 
 def key_images(scene: Scene, k: int) -> list[Path]:
     """The six images of a key frame."""
-    return [shot.path for shot in _shots(scene, k)]
+    return [shot.path for shot in scene.key_shots(k)]
 
 
 def detect_key_frame(detector: FindsBoxes, scene: Scene, k: int, scale: float = 1.0) -> Boxes:
     """Boxes of a logged key frame in the ego frame of its own time; InputError for an image that cannot be read."""
-    shots = _shots(scene, k)
+    shots = scene.key_shots(k)
     images = [read_image(shot.path) for shot in shots]
     images = [resize(image, (round(scale * image.shape[0]), round(scale * image.shape[1]))) for image in images]
     rig = [camera.resized(image.shape[1], image.shape[0]) for camera, image in zip(scene.cameras, images, strict=True)]
@@ -81,10 +81,6 @@ def detect_key_frame(detector: FindsBoxes, scene: Scene, k: int, scale: float = 
     fired_to_ego = invert(ego) @ np.stack([shot.ego_to_global for shot in shots])
     mounted = np.stack([camera.camera_to_ego for camera in rig])
     return detector.detect(images, np.stack([camera.intrinsics for camera in rig]), fired_to_ego @ mounted)
-
-
-def _shots(scene: Scene, k: int) -> list[CameraFrame]:
-    return [[frame for frame in scene.frames[c] if frame.is_key_frame][k] for c in CAMERAS]
 
 
 def options_of(settings: Sequence[str]) -> dict[str, Any]:

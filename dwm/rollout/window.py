@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dwm.conditioning.appearance import Appearance
 from dwm.conditioning.build import Given, ScenarioConditioner, Window, nearest
-from dwm.device import in_bfloat16
+from dwm.device import half_precision
 from dwm.flow.correcting import renoise_anchors
 from dwm.flow.sampler import Denoiser, Start, denoise
 from dwm.flow.schedule import ScheduleConfig
@@ -113,8 +113,7 @@ def denoise_windows(session: Session, asks: Sequence[Ask], *, fine: bool = False
     ]  # fmt: skip
     noise, clean, rough, mask, levels = (torch.stack(tensors) for tensors in zip(*starts, strict=True))
     model: Denoiser = world.fine if fine and world.fine is not None else world.denoiser
-    half = in_bfloat16(config.precision, world.device, on_cpu=False)
-    with torch.autocast(world.device.type, torch.bfloat16, enabled=half):
+    with half_precision(config.precision, world.device, on_cpu=False):
         latents = denoise(
             model, noise, clean, mask, joined([window.condition for window in windows]), config.steps, config.guidance,
             ScheduleConfig(progressive_omega=config.progressive_omega),

@@ -158,3 +158,11 @@ class Scene:
     agents: tuple[AgentTrack, ...]
     map: SceneMap
     lidar_sweeps: tuple[LidarSweep, ...] = ()  # in time order, key frames among them; their files may not exist
+
+    def key_indices(self, channel: str) -> list[int]:
+        """Indices into ``frames[channel]`` of the key frames' images [K]."""
+        return [i for i, frame in enumerate(self.frames[channel]) if frame.is_key_frame]
+
+    def key_shots(self, k: int) -> list[CameraFrame]:
+        """The images [V] of a key frame, in CAMERAS order."""
+        return [self.frames[channel][self.key_indices(channel)[k]] for channel in CAMERAS]

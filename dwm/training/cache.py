@@ -77,9 +77,9 @@ class RenderedDrive:
     images: NDArray[np.uint8]  # [T, V, H, W, 3], memory mapped
 
 
-def rendered_drives(folder: Path, progress: bool = True) -> Iterator[RenderedDrive]:
-    """The drives of a folder, town by town; InputError where there is none."""
-    paths = sorted(folder.glob("drive-*.npy"))
+def rendered_drives(folder: Path, progress: bool = True, part: int = 0, parts: int = 1) -> Iterator[RenderedDrive]:
+    """The drives of a folder, town by town, or every ``parts``-th one from number ``part`` on; InputError where there is none."""
+    paths = sorted(folder.glob("drive-*.npy"))[part::parts]
     if not paths:
         raise InputError(folder, "no rendered drives", "run the training target 'drives' first")
     town: Town | None = None
@@ -103,16 +103,22 @@ def check_towns(first_town: int, towns: int) -> None:
 
 def _runs(n_frames: int, config: DrivesConfig, rng: np.random.Generator) -> list[tuple[int, list[int]]]:
     """(fps, frame indices) of the stretches to film."""
-    if config.frames_12hz >= n_frames - WARMUP_FRAMES:
-        most = n_frames - WARMUP_FRAMES - 1
-        raise InputError("drives.frames_12hz", f"{config.frames_12hz} frames of a drive of {n_frames}", f"give at most {most}")
-    start = int(rng.integers(WARMUP_FRAMES, n_frames - config.frames_12hz))
-    runs = [(_FPS, list(range(start, start + config.frames_12hz)))]
-    for fps in config.low_fps:
-        stride = _FPS // fps
-        start = int(rng.integers(WARMUP_FRAMES, n_frames - stride * (WINDOW_FRAMES - 1)))
-        runs.append((fps, list(range(start, start + stride * WINDOW_FRAMES, stride))))
+    runs = [_run(n_frames, _FPS, config.frames_12hz, "drives.frames_12hz", rng)] if config.frames_12hz else []
+    runs += [_run(n_frames, fps, config.low_fps_frames, "drives.low_fps_frames", rng) for fps in config.low_fps]
+    if not runs:
+        raise InputError("drives", "neither frames_12hz nor low_fps asks for a frame", "give one of them")
     return runs
+
+
+def _run(n_frames: int, fps: int, frames: int, setting: str, rng: np.random.Generator) -> tuple[int, list[int]]:
+    """A stretch somewhere in the drive."""
+    stride = _FPS // fps
+    reach = n_frames - stride * (frames - 1)
+    if reach <= WARMUP_FRAMES:
+        most = (n_frames - WARMUP_FRAMES - 1) // stride + 1
+        raise InputError(setting, f"{frames} frames at {fps} Hz of a drive of {n_frames}", f"give at most {most}")
+    start = int(rng.integers(WARMUP_FRAMES, reach))
+    return fps, list(range(start, start + stride * frames, stride))
 
 
 @torch.inference_mode()

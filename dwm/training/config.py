@@ -102,7 +102,8 @@ class DrivesConfig:
     towns: int = 12
     drives_per_town: int = 6
     frames_12hz: int = 24  # consecutive frames of each drive
-    low_fps: tuple[int, ...] = (2, 1)  # and one window at each of these rates [Hz]
+    low_fps: tuple[int, ...] = (2, 1)  # and one stretch at each of these rates [Hz]
+    low_fps_frames: int = 8  # of each such stretch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

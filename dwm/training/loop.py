@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dwm.device import in_bfloat16, pick_device
+from dwm.device import half_precision, pick_device
 from dwm.models.weights import save_model
 from dwm.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint, update_average
 from dwm.training.config import LoopConfig
@@ -207,11 +207,10 @@ def _step(
         group["lr"] = rate
     state.optimizer.zero_grad(set_to_none=True)
     sums: dict[str, float] = {}
-    half = in_bfloat16(config.precision, device, on_cpu=True)
     for part in range(config.accumulate):
         generator = torch.Generator().manual_seed(_seed(config.seed, state.step, part * crew.size + crew.rank))
         batch = next(batches).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+        with half_precision(config.precision, device, on_cpu=True):
             loss, scalars = task.loss(forward, batch, generator)
         (loss / config.accumulate).backward()
         for key, value in {"loss": loss, **scalars}.items():

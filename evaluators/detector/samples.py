@@ -51,7 +51,7 @@ class KeyFrames:
 def key_frames_of_scene(scene: Scene, size_hw: tuple[int, int], min_visibility: int = 1) -> KeyFrames:
     """All key frames of one scene, images resized."""
     times = scene.key_timestamps_us
-    key = {c: [i for i, f in enumerate(scene.frames[c]) if f.is_key_frame] for c in CAMERAS}
+    key = {c: scene.key_indices(c) for c in CAMERAS}
     ego = scene.ego.at(times)
     images = np.stack([read_images(scene, c, key[c], size_hw) for c in CAMERAS], axis=1)
     cameras = [camera.resized(size_hw[1], size_hw[0]) for camera in scene.cameras]

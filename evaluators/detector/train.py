@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dwm.device import half_precision
 from dwm.errors import InputError
 from evaluators.boxes import Boxes
 from evaluators.detection import evaluate_boxes_in_memory
@@ -145,7 +146,7 @@ def _step(state: _State, batch: list[Sample], config: DetectorTrainConfig) -> di
     images = images_to_tensor(np.stack([s.images for s in batch])).to(config.device)
     targets = make_targets([s.boxes for s in batch], config.model).to(torch.device(config.device))
     taps = state.model.taps(rigs)
-    with torch.autocast("cuda", dtype=torch.bfloat16, enabled=config.device.startswith("cuda")):
+    with half_precision("auto", torch.device(config.device), on_cpu=False):
         outputs = state.model(images, taps)
     losses = detection_losses(outputs, targets)
     state.optimizer.zero_grad(set_to_none=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +25,14 @@ class ReadingConfig:
     )  # between the moments that are compared: odometry loses its corners over 0.25 s, and adds noise at 12 Hz
     bucket_s: float = BUCKET_S  # every stretch starts from the commanded pose, so that errors do not pile up
     odometry: OdometryConfig = field(default_factory=OdometryConfig)
+
+    def moments(self, fps: float, first: int, total: int) -> list[int]:
+        """Frames of a video at which it is read, from the last given one on."""
+        return list(range(first, total, max(1, round(self.step_s * fps))))
+
+    def first_stretch(self, moments: Sequence[int]) -> list[int]:
+        """Those of the first stretch."""
+        return list(moments[: round(self.bucket_s / self.step_s) + 1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -78,11 +78,11 @@ def seen_agents(conditioner: ScenarioConditioner, frames: Sequence[int]) -> NDAr
     return np.stack([conditioner.seen_rays(frame) > 0 for frame in frames])
 
 
-def footage_of_drives(folder: Path, progress: bool = True) -> list[VadFootage]:
-    """What the training target "drives" rendered, drive by drive, with the map of its town; InputError where there is nothing."""
+def footage_of_drives(folder: Path, progress: bool = True, part: int = 0, parts: int = 1) -> list[VadFootage]:
+    """Drives of a folder (``dwm.training.cache.rendered_drives``) with the maps of their towns; InputError where there is none."""
     out, mapped = [], None
     with tempfile.TemporaryDirectory() as scratch:
-        for each in rendered_drives(folder, progress):
+        for each in rendered_drives(folder, progress, part, parts):
             drive, city = Drive.of(each.scenario), each.town.city
             if city is not mapped:  # towns share the names of locations
                 write_map_expansion(city, Path(scratch) / "maps" / "expansion" / f"{city.location}.json")

@@ -118,7 +118,7 @@ def key_frame(scene: Scene, index: int, images: NDArray[np.uint8], config: VadCo
         images: RGB [V, H, W, 3] in the ring order of ``dwm.scenes.types.CAMERAS``, of any size.
         motion: ``can_motion`` at the key frame; None where the scene has no CAN bus.
     """
-    shots = [[f for f in scene.frames[channel] if f.is_key_frame][index] for channel in CAMERAS]
+    shots = scene.key_shots(index)
     pose = scene.ego.at(scene.key_timestamps_us[index : index + 1])[0]
     return frame_of(images, scene.cameras, np.stack([s.ego_to_global for s in shots]), scene.lidar_to_ego, pose, config, motion)
 

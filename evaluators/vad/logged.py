@@ -32,7 +32,7 @@ class LoggedStretch(Stretch):
 
     def frame(self, k: int, config: VadConfig) -> VadFrame:
         """What the network reads of a key frame; InputError where an image is missing."""
-        images = [read_images(self.scene, channel, [_key_images(self.scene, channel)[k]])[0] for channel in CAMERAS]
+        images = [read_images(self.scene, channel, [self.scene.key_indices(channel)[k]])[0] for channel in CAMERAS]
         return key_frame(self.scene, k, np.stack(images), config, None if self.motion is None else self.motion[k])
 
 
@@ -48,10 +48,6 @@ def logged_stretch(scene: Scene) -> LoggedStretch:
         frames=tuple(range(len(poses))), lines=tuple(map_lines(nusc_map, pose @ scene.lidar_to_ego) for pose in poses),
         seen=(agents.num_lidar_pts > 0).T, scene=scene, motion=_motion(scene),
     )  # fmt: skip
-
-
-def _key_images(scene: Scene, channel: str) -> list[int]:
-    return [i for i, frame in enumerate(scene.frames[channel]) if frame.is_key_frame]
 
 
 def _motion(scene: Scene) -> Array | None:

@@ -52,10 +52,8 @@ def vad_losses(
             parts[name] = parts.get(name, torch.zeros_like(weighted)) + weighted
 
     for b, target in enumerate(targets):
-        queries, rows = torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)
-        for logits, boxes in zip(outputs.class_logits_LBOK[:, b], outputs.boxes_LBO10[:, b], strict=True):
-            queries, rows = match_boxes(logits, boxes, target.labels_N, target.boxes_N10)
-            add(_object_losses(logits, boxes, target, queries, rows))
+        found, queries, rows = object_losses(outputs.class_logits_LBOK[:, b], outputs.boxes_LBO10[:, b], target)
+        add(found)
         # Futures belong to the last layer's boxes.
         add(_future_losses(outputs.steps_BOMT2[b], outputs.mode_logits_BOM[b], target, queries, rows))
         for logits, points in zip(outputs.map_class_logits_LBIJ[:, b], outputs.map_points_LBIP2[:, b], strict=True):
@@ -90,6 +88,19 @@ def _one_hot(logits: Tensor, queries: Tensor, labels: Tensor) -> Tensor:
     truth = torch.zeros_like(logits)
     truth[queries, labels] = 1.0
     return truth
+
+
+def object_losses(
+    logits_LOK: Tensor, boxes_LO10: Tensor, target: VadTargets
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:  # fmt: skip
+    """Classes and boxes of a sample, summed over the layers; and the last layer's queries with the objects they answer for."""
+    classes, off = logits_LOK.new_zeros(()), boxes_LO10.new_zeros(())
+    queries, rows = torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)
+    for logits, boxes in zip(logits_LOK, boxes_LO10, strict=True):
+        queries, rows = match_boxes(logits, boxes, target.labels_N, target.boxes_N10)
+        told = _object_losses(logits, boxes, target, queries, rows)
+        classes, off = classes + told["classes"], off + told["boxes"]
+    return {"classes": classes, "boxes": off}, queries, rows
 
 
 def _object_losses(

@@ -46,6 +46,16 @@ class VadOutputs:
     bev_BQD: Tensor  # what the next frame needs
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectOutputs:
+    """What the object decoder says."""
+
+    class_logits_LBOK: Tensor
+    boxes_LBO10: Tensor  # as in ``VadOutputs``
+    places_BO2: Tensor  # of the last layer, as shares of the range
+    features_BOD: Tensor  # of the last layer
+
+
 class VadHead(Forecast):
     """Objects, map, futures and plan from the feature levels of a frame."""
 
@@ -76,21 +86,23 @@ class VadHead(Forecast):
         )  # fmt: skip
 
     def forward(self, bev_BQD: Tensor) -> VadOutputs:
-        classes, boxes, places, objects = self._objects(bev_BQD)
+        objects = self.objects(bev_BQD, self.query_embedding.weight)
         map_classes, map_points, map_features = self._map(bev_BQD)
         # Positions reach the interactions as numbers: no gradient flows back through them.
-        place, lane_place = places.detach(), nearest_points(map_points[-1].detach())
+        place, lane_place = objects.places_BO2.detach(), nearest_points(map_points[-1].detach())
         lanes = self.lane_encoder(map_features)
-        steps, mode_logits, motion = self.forecast(objects, place, lanes, lane_place, map_classes[-1].sigmoid().amax(-1))
+        steps, mode_logits, motion = self.forecast(
+            objects.features_BOD, place, lanes, lane_place, map_classes[-1].sigmoid().amax(-1)
+        )  # fmt: skip
         return VadOutputs(
-            class_logits_LBOK=classes, boxes_LBO10=boxes, steps_BOMT2=steps, mode_logits_BOM=mode_logits,
+            class_logits_LBOK=objects.class_logits_LBOK, boxes_LBO10=objects.boxes_LBO10, steps_BOMT2=steps, mode_logits_BOM=mode_logits,
             map_class_logits_LBIJ=map_classes, map_points_LBIP2=map_points,
             plan_BUT2=self.plan(motion, place, lanes, lane_place), bev_BQD=bev_BQD,
         )  # fmt: skip
 
-    def _objects(self, bev_BQD: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Class logits [L, B, O, K] and boxes [L, B, O, 10]; of the last layer places [B, O, 2] and features [B, O, D]."""
-        decoded = self.transformer.decode_objects(bev_BQD, self.query_embedding.weight, self.reg_branches)
+    def objects(self, bev_BQD: Tensor, queries_OE: Tensor) -> ObjectOutputs:
+        """What queries and their positions (side by side, E twice the width) find on a grid."""
+        decoded = self.transformer.decode_objects(bev_BQD, queries_OE, self.reg_branches)
         low, high = bev_BQD.new_tensor(self.config.range_m[:3]), bev_BQD.new_tensor(self.config.range_m[3:])
         centers = [refined(reference, code, (0, 1, 4)) for _, code, reference in decoded]
         boxes = []
@@ -98,7 +110,10 @@ class VadHead(Forecast):
             x, y, z = (low + center * (high - low)).unbind(-1)
             boxes.append(torch.cat([torch.stack([x, y], -1), code[..., 2:4], z[..., None], code[..., 5:]], dim=-1))
         classes = [branch(features) for (features, _, _), branch in zip(decoded, self.cls_branches, strict=True)]
-        return torch.stack(classes), torch.stack(boxes), centers[-1][..., :2], decoded[-1][0]
+        return ObjectOutputs(
+            class_logits_LBOK=torch.stack(classes), boxes_LBO10=torch.stack(boxes), places_BO2=centers[-1][..., :2],
+            features_BOD=decoded[-1][0],
+        )  # fmt: skip
 
     def _map(self, bev_BQD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Class logits [L, B, I, J] and points [L, B, I, P, 2]; of the last layer features [B, I, P, D]."""

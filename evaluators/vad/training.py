@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from dwm.errors import InputError
 from dwm.training.config import LoopConfig
 from dwm.training.loop import fit
+from dwm.training.parallel import join_crew
 from evaluators.vad.augment import grid_masked, relit
+from evaluators.vad.auxiliary import HelpedVad, auxiliary_losses
 from evaluators.vad.config import CONFIGS
 from evaluators.vad.footage import VadFootage, footage_of_drives
 from evaluators.vad.inputs import VadFrame, since
 from evaluators.vad.losses import VadLossWeights, vad_losses
 from evaluators.vad.mirror import mirrored_frame, mirrored_targets
-from evaluators.vad.model import VAD
 from evaluators.vad.targets import VadTargets
 
 
@@ -34,7 +35,8 @@ class VadTraining:
     drives: tuple[str, ...] = ()  # folders of rendered drives
     trained_on: str = ""  # in words; stored with the weights
     held_out: int = 2  # the last stretches, never trained on
-    past_frames: int = 2  # key frames before, read for the grid alone
+    past_frames: int = 2  # key frames before, read for the grid alone: by turns none up to so many
+    groups: int = 3  # further groups of object queries, in training alone
     mirrored_share: float = 0.5  # samples shown in a mirror
     light: float = 0.15  # relit by up to that much
     grid_mask: bool = True
@@ -43,12 +45,17 @@ class VadTraining:
 
 
 def train_vad(config: VadTraining) -> Path:
-    """Train, or resume ``loop.out``; the path of the weights. Raises InputError for an unknown size and missing footage."""
+    """Train, or resume ``loop.out``; the path of the weights. Raises InputError for an unknown size and missing footage.
+
+    Of several processes each reads its own share of every folder's drives, and trains on that.
+    """
     if config.size not in CONFIGS:
         raise InputError("VAD", f"no size is called '{config.size}'", f"sizes: {', '.join(CONFIGS)}")
     if not config.drives:
         raise InputError("drives", "no folder of rendered drives", "give one or several")
-    return fit(VadTask(config, [f for folder in config.drives for f in footage_of_drives(Path(folder))]), config.loop)
+    crew = join_crew()
+    folders = [footage_of_drives(Path(folder), crew.leads, crew.rank, crew.size) for folder in config.drives]
+    return fit(VadTask(config, [stretch for stretches in folders for stretch in stretches]), config.loop)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +87,7 @@ class VadTask:
             raise InputError("VAD", problem, "give more footage, or lower held_out")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.loop.seed)
-            self.model: nn.Module = VAD(self._size)
+            self.model: nn.Module = HelpedVad(self._size, config.groups)
 
     @property
     def fingerprint(self) -> str:
@@ -99,7 +106,7 @@ class VadTask:
     def load(self, indices: list[int], generator: np.random.Generator) -> VadBatch:
         """Key frames as they are or in a mirror, relit, with holes."""
         places = [self._learnt[i] for i in indices]
-        past = min(self.config.past_frames, *(k for _, k in places))
+        past = min(int(generator.integers(self.config.past_frames + 1)), *(k for _, k in places))
         return _collate([self._sample(place, past, generator) for place in places])
 
     def _sample(
@@ -124,13 +131,14 @@ class VadTask:
 
     def loss(self, model: Any, batch: VadBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """The frames before are read without gradients, as in VAD."""
-        past = None
+        past, vad = None, model.vad
         with torch.no_grad():
             for n in range(batch.images_BNV3hw.shape[1] - 1):
-                past = model.encode(batch.images_BNV3hw[:, n], batch.lidar_to_image_BNV44[:, n], batch.can_bus_BN18[:, n], past)
-        outputs = model(batch.images_BNV3hw[:, -1], batch.lidar_to_image_BNV44[:, -1], batch.can_bus_BN18[:, -1], past)
+                past = vad.encode(batch.images_BNV3hw[:, n], batch.lidar_to_image_BNV44[:, n], batch.can_bus_BN18[:, n], past)
+        outputs = vad(batch.images_BNV3hw[:, -1], batch.lidar_to_image_BNV44[:, -1], batch.can_bus_BN18[:, -1], past)
         losses = vad_losses(outputs, batch.targets, self._size, self.config.weights)
-        return losses.pop("total"), losses
+        helps = auxiliary_losses(model, outputs.bev_BQD, batch.targets, self.config.weights)
+        return losses.pop("total") + torch.stack(list(helps.values())).sum(), losses | helps
 
     def evaluate(self, model: Any, device: torch.device) -> tuple[dict[str, float], NDArray[np.uint8] | None]:
         """The same losses on held-out key frames."""
@@ -146,7 +154,8 @@ class VadTask:
         return {f"held_out_{name}": value for name, value in sums.items()}, None
 
     def finish(self, model: Any, device: torch.device) -> nn.Module:
-        return model
+        """VAD without what helped it learn."""
+        return model.vad
 
 
 def _collate(samples: list[tuple[list[VadFrame], VadTargets]]) -> VadBatch:

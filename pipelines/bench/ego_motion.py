@@ -85,8 +85,7 @@ def _judge(
     driven = first_feasible(moment, (BASELINE,), duration_s, rejected, "as driven")
     moved = {name: first_feasible(moment, moves, duration_s, rejected, name) for name, moves in _MOVES.items()}
     told = {"as driven": driven, **moved}
-    stride = round(ReadingConfig().step_s * FPS)
-    frames = range(0, round(duration_s * FPS) + 1, stride)
+    frames = ReadingConfig().moments(FPS, 0, round(duration_s * FPS) + 1)
     for name, scenario in told.items():
         if scenario is None or driven is None:
             continue
@@ -97,11 +96,11 @@ def _judge(
         }
         others = [driven] if name != "as driven" else [other for other in moved.values() if other is not None]
         for source, video in videos.items():
-            _read(reader, conditioner, video, scenario, others, list(frames), (source, name), found, known)
+            _read(reader, conditioner, video, scenario, others, frames, (source, name), found, known)
 
 
 def _generated(
-    world: WorldModel, conditioner: ScenarioConditioner, rollout: RolloutConfig, scenario: Scenario, frames: range
+    world: WorldModel, conditioner: ScenarioConditioner, rollout: RolloutConfig, scenario: Scenario, frames: list[int]
 ) -> Images:
     first = leading_images(scenario, 1, world.image_hw)
     return np.concatenate([first, generate(world, conditioner, rollout, frames[1:]).images])

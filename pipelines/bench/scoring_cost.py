@@ -115,7 +115,7 @@ class _Timing:
         timed("novelty", lambda: _novelty(moment, world, video[scored]))
         timed("labels found by the detector", lambda: self._detection(scenario, conditioner, video, scored))
         reading = ReadingConfig()
-        steps = video[:: max(1, round(reading.step_s * scenario.fps))]
+        steps = video[reading.moments(scenario.fps, 0, len(video))]
         timed("ego motion, network", lambda: self._reader.steps(steps, *rig(conditioner)))
         timed("ego motion, odometry", lambda: ground_steps(steps, *rig(conditioner), reading.odometry))
         truth = timed("rendering true video", lambda: true_frames(moment, scenario, scored, world.image_hw))

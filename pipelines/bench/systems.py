@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ from pipelines.bench.systems_figure import draw_fronts
 from pipelines.bench.systems_run import Cost, Counted, Run, Scored, Stopwatch, load_run, save_run
 from pipelines.bench.systems_table import systems_table
 from pipelines.clip_scores import detect_frames, visible_labels
+from pipelines.config import identity_of
 
 _DETECTED_EVERY = 6  # frames
 _BETWEEN_KEY_FRAMES = ("divide_and_conquer", "hierarchical")  # strategies whose new frames no later chunk waits for
@@ -223,10 +224,11 @@ class _Bench:
         buckets = int(min(duration_s, variant.duration_s or duration_s) // BUCKET_S)
         world, fine = Path(variant.world_model or self._weights), variant.fine_model
         files = [self._codec, world, self._things, *([Path(fine)] if fine else [])]
-        # A setting that came later leaves what is kept as it is.
-        said = {"logged_frames": 1, "precision": "auto"}  # younger than the first kept runs
-        settings = {name: value for name, value in asdict(rollout).items() if said.get(name) != value}
-        key = {"rollout": settings, "buckets": buckets, "weights": [weights_sha256(file) for file in files]}
+        key = {
+            "rollout": identity_of("rollout", rollout),
+            "buckets": buckets,
+            "weights": [weights_sha256(file) for file in files],
+        }
         return self._kept(variant.name, clip, key, lambda: self._made(self._world(world, fine), rollout, clip, buckets))
 
     def _kept(self, name: str, clip: _Clip, key: dict[str, Any], make: Any) -> Run:

@@ -145,8 +145,25 @@ def test_stretches_too_short_for_a_clip_and_too_long_for_a_drive_are_told(made, 
     drives, clips = made
     with pytest.raises(InputError, match=r"no stretch of 15 frames.*drives\.frames_12hz"):
         encode_clips(replace(clips, out=str(tmp_path), window_frames=15), codec, progress=False)
-    with pytest.raises(InputError, match=r"frames_12hz: 97 frames of a drive of 109; give at most 96"):
-        render_drives(replace(drives, out=str(tmp_path), frames_12hz=97), progress=False)
+    with pytest.raises(InputError, match=r"frames_12hz: 98 frames at 12 Hz of a drive of 109; give at most 97"):
+        render_drives(replace(drives, out=str(tmp_path), frames_12hz=98), progress=False)
+    with pytest.raises(InputError, match=r"low_fps_frames: 18 frames at 2 Hz of a drive of 109; give at most 17"):
+        render_drives(replace(drives, out=str(tmp_path), low_fps_frames=18), progress=False)
+    with pytest.raises(InputError, match=r"neither frames_12hz nor low_fps"):
+        render_drives(replace(drives, out=str(tmp_path), frames_12hz=0, low_fps=()), progress=False)
+
+
+def test_a_drive_may_be_filmed_twice_a_second_alone_and_read_back_in_shares(patched, tmp_path):
+    most = DrivesConfig(
+        out=str(tmp_path), device="cpu", first_town=SEED, towns=1, drives_per_town=2, frames_12hz=0, low_fps=(2,), low_fps_frames=17
+    )  # fmt: skip
+    render_drives(most, progress=False)
+    record = record_of(most)
+    assert record["runs"] == [[2, record["frames"]]] and record["frames"] == list(range(12, 109, 6))
+    shares = [[each.name for each in cache.rendered_drives(tmp_path, False, part, 2)] for part in range(2)]
+    assert shares == [["drive-0003-0000"], ["drive-0003-0001"]]
+    with pytest.raises(InputError, match="no rendered drives"):
+        next(cache.rendered_drives(tmp_path, False, 2, 3))
 
 
 def test_a_clips_memory_is_its_last_given_frame_decoded_carried_along_and_encoded_again(made, codec, patched):

@@ -12,8 +12,9 @@ from dwm.rollout.world_model import WorldModel
 from dwm.scenario.perturbations import BASELINE
 from evaluators.ego_motion.network import EgoMotion, EgoMotionConfig
 from evaluators.ego_motion.path import path_error, steps_of
+from evaluators.ego_motion.score import ReadingConfig
 from pipelines.bench.rollouts import first_feasible, starting_moments, true_frames
-from pipelines.clip_scores import first_stretch, reading_moments, score_video
+from pipelines.clip_scores import score_video
 from pipelines.config import EvaluateConfig
 from pipelines.metric_table import Judges
 from tests.pipelines.tiny_models import VERSION, write_models
@@ -33,10 +34,10 @@ class StandsStill:
 
 
 def test_moments_are_a_sixth_of_a_second_apart_and_the_first_stretch_is_ten_seconds():
-    moments = reading_moments(12.0, 0, 720)
+    moments = ReadingConfig().moments(12.0, 0, 720)
     assert (moments[:3], moments[-1], len(moments)) == ([0, 2, 4], 718, 360)
-    assert (first_stretch(moments)[-1], len(first_stretch(moments))) == (120, 61)
-    assert reading_moments(12.0, 3, 8) == first_stretch([3, 5, 7]) == [3, 5, 7]
+    assert (ReadingConfig().first_stretch(moments)[-1], len(ReadingConfig().first_stretch(moments))) == (120, 61)
+    assert ReadingConfig().moments(12.0, 3, 8) == ReadingConfig().first_stretch([3, 5, 7]) == [3, 5, 7]
 
 
 def test_true_video_is_read_as_the_clip_is(pg_dataroot: Path, tmp_path: Path):
