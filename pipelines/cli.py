@@ -271,11 +271,12 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("name", choices=tuple(BENCHES))
     parser.add_argument("--dataroot", type=Path, required=True, help="a proving-ground world of held-out towns")
     parser.add_argument("--version", default="v1.0-mini")
-    parser.add_argument("--split", default="pg_all", help="detector: split to score")
+    parser.add_argument("--split", default="pg_all", help="detector, vad: split to score")
     parser.add_argument("--codec", type=Path, default=Path("weights/proving_ground_codec.safetensors"))
     parser.add_argument("--world-model", type=Path, default=Path("weights/proving_ground_world.safetensors"))
     parser.add_argument("--things", type=Path, default=Path("weights/proving_ground_things.safetensors"))
     parser.add_argument("--detector", type=Path, default=Path("weights/proving_ground_detector.safetensors"))
+    parser.add_argument("--vad", type=Path, default=Path("weights/proving_ground_vad.safetensors"))
     parser.add_argument("--ego-motion", type=Path, default=Path("weights/proving_ground_ego_motion.safetensors"))
     parser.add_argument(
         "--cases", type=int, default=12, help="starting moments; scenarios: tries of a family; scenario_cost: scenes"

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dwm.models.weights import load_model, weights_sha256
 from dwm.scenes.clips import resize
-from evaluators.ego_motion.network import EgoMotion, rays_of, to_input
+from evaluators.ego_motion.network import EgoMotion, ground_of, to_input
 
 Array = NDArray[np.float64]
 _BATCH = 16
@@ -35,9 +35,9 @@ class EgoMotionReader:
         scale = np.diag([width / images.shape[3], height / images.shape[2], 1.0])
         small = to_input(np.stack([[resize(view, config.image_hw) for view in frame] for frame in images])).to(self.device)
         cameras = [torch.from_numpy(part[None]).float() for part in (scale @ intrinsics, camera_to_ego)]
-        rays = rays_of(cameras[0], cameras[1], config.image_hw, config.position_scale_m).to(self.device)
+        ground = ground_of(cameras[0], cameras[1]).to(self.device)
         parts = [
-            self.model(before, after, rays.expand(len(before), -1, -1, -1, -1))
+            self.model(before, after, ground.expand(len(before), -1, -1, -1))
             for before, after in zip(small[:-1].split(_BATCH), small[1:].split(_BATCH), strict=True)
         ]
         return torch.cat(parts).double().cpu().numpy() if parts else np.zeros((0, 3))

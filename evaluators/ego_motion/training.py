@@ -17,7 +17,9 @@ from dwm.errors import InputError
 from dwm.training.config import LoopConfig
 from dwm.training.loop import fit
 from evaluators.ego_motion.footage import Footage, footage_of_drives, footage_of_logs, mirrored
-from evaluators.ego_motion.network import EgoMotion, EgoMotionConfig, rays_of, to_input
+from evaluators.ego_motion.network import EgoMotion, EgoMotionConfig, composed, ground_of, to_input
+
+_NEAR = 2.0  # spread of first guesses near the truth, in units of the network's scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +38,7 @@ class EgoMotionTraining:
     mirrored_share: float = 0.5  # pairs shown in a mirror, left cameras for right ones
     brightness: float = 0.2  # a pair's images are scaled by up to that much, and
     noise: float = 0.03  # carry noise of up to this standard deviation, of 1 for the whole range
+    near_share: float = 0.5  # pairs whose first guess lies near the truth, so that all rounds learn to correct little
     model: EgoMotionConfig = field(default_factory=EgoMotionConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
@@ -56,13 +59,13 @@ class PairBatch:
 
     before_BV3HW: Tensor
     after_BV3HW: Tensor
-    rays_BV6HW: Tensor
+    ground_BV33: Tensor
     step_B3: Tensor
 
     def to(self, device: torch.device) -> PairBatch:
         return PairBatch(
             before_BV3HW=self.before_BV3HW.to(device), after_BV3HW=self.after_BV3HW.to(device),
-            rays_BV6HW=self.rays_BV6HW.to(device), step_B3=self.step_B3.to(device),
+            ground_BV33=self.ground_BV33.to(device), step_B3=self.step_B3.to(device),
         )  # fmt: skip
 
 
@@ -98,7 +101,7 @@ class EgoMotionTask:
 
     def load(self, indices: list[int], generator: np.random.Generator) -> PairBatch:
         """Pairs at random brightness, some in reverse, some in a mirror."""
-        return _collate([self._shown(self._learnt[i], generator) for i in indices], self.config.model)
+        return _collate([self._shown(self._learnt[i], generator) for i in indices])
 
     def _shown(self, pair: tuple[int, int, int], generator: np.random.Generator) -> _Pair:
         number, a, b = pair
@@ -118,18 +121,22 @@ class EgoMotionTask:
         )  # fmt: skip
 
     def loss(self, model: Any, batch: PairBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Huber loss of the step, each part in its own scale."""
-        found = model(batch.before_BV3HW, batch.after_BV3HW, batch.rays_BV6HW)
-        return F.smooth_l1_loss((found - batch.step_B3) / model.scale, torch.zeros_like(found)), {}
+        """Huber loss of the guesses, each part in its own scale, the last one counting twice; half of the pairs start near the truth."""
+        step, scale = batch.step_B3, model.scale
+        near = composed(_NEAR * scale * torch.randn(step.shape, generator=generator).to(step), step)
+        first = torch.where(torch.rand(len(step), 1, generator=generator).to(step) < self.config.near_share, near, 0.0)
+        guesses = model.guesses(batch.before_BV3HW, batch.after_BV3HW, batch.ground_BV33, first)
+        errors = [F.smooth_l1_loss((found - step) / scale, torch.zeros_like(found)) for found in guesses]
+        return (sum(errors) + errors[-1]) / (len(errors) + 1), {"first_round": errors[0], "last_round": errors[-1]}
 
     def evaluate(self, model: Any, device: torch.device) -> tuple[dict[str, float], NDArray[np.uint8] | None]:
         """Root mean square errors on held-out stretches, of the zero step too."""
         if not self._kept:
             return {}, None
         chosen = [self._kept[i] for i in np.unique(np.linspace(0, len(self._kept) - 1, 256).astype(int))]
-        batch = _collate([_pair(self._footage[n], a, b) for n, a, b in chosen], self.config.model).to(device)
+        batch = _collate([_pair(self._footage[n], a, b) for n, a, b in chosen]).to(device)
         found = torch.cat([
-            model(*parts) for parts in zip(batch.before_BV3HW.split(16), batch.after_BV3HW.split(16), batch.rays_BV6HW.split(16), strict=True)
+            model(*parts) for parts in zip(batch.before_BV3HW.split(16), batch.after_BV3HW.split(16), batch.ground_BV33.split(16), strict=True)
         ])  # fmt: skip
         rms, still = ((off.double().square().mean(0).sqrt()).tolist() for off in (found - batch.step_B3, batch.step_B3))
         names = ("x_m", "y_m", "yaw_rad")
@@ -157,12 +164,12 @@ def _pair(footage: Footage, a: int, b: int) -> _Pair:
     )  # fmt: skip
 
 
-def _collate(pairs: list[_Pair], config: EgoMotionConfig) -> PairBatch:
+def _collate(pairs: list[_Pair]) -> PairBatch:
     intrinsics, poses = (
         torch.from_numpy(np.stack([getattr(p, name) for p in pairs])).float() for name in ("intrinsics", "camera_to_ego")
     )
     before, after = (to_input(np.stack([p.images[k] for p in pairs])) for k in (0, 1))
     return PairBatch(
-        before_BV3HW=before, after_BV3HW=after, rays_BV6HW=rays_of(intrinsics, poses, config.image_hw, config.position_scale_m),
+        before_BV3HW=before, after_BV3HW=after, ground_BV33=ground_of(intrinsics, poses),
         step_B3=torch.from_numpy(np.stack([p.step for p in pairs])).float(),
     )  # fmt: skip

@@ -16,7 +16,18 @@ from dwm.scenes.proving_ground.rig import make_rig
 from dwm.training.config import LoopConfig
 from evaluators.ego_motion.footage import Footage, mirrored
 from evaluators.ego_motion.inference import EgoMotionReader
-from evaluators.ego_motion.network import EgoMotion, EgoMotionConfig, rays_of
+from evaluators.ego_motion.network import (
+    EgoMotion,
+    EgoMotionConfig,
+    before_to_after,
+    compared,
+    composed,
+    ground_of,
+    ground_places,
+    rigid,
+    seen_from_above,
+    to_input,
+)
 from evaluators.ego_motion.odometry import ground_steps
 from evaluators.ego_motion.path import filled, path_error, path_of, steps_of
 from evaluators.ego_motion.score import ReadingConfig, score_ego_motion
@@ -131,19 +142,92 @@ def test_the_world_in_a_mirror_is_seen_by_the_mirrored_cameras():
     np.testing.assert_allclose(m, cameras)
 
 
-def test_rays_point_where_the_cameras_look():
-    cameras = [c.resized(112, 64) for c in make_rig()]
-    intrinsics = torch.from_numpy(np.stack([c.intrinsics for c in cameras]))[None].float()
-    mounts = torch.from_numpy(np.stack([c.camera_to_ego for c in cameras]))[None].float()
-    rays = rays_of(intrinsics, mounts, (64, 112), 2.0)
-    assert rays.shape == (1, 6, 6, 64, 112)
-    torch.testing.assert_close(rays[:, :, :3].norm(dim=2), torch.ones(1, 6, 64, 112))
-    torch.testing.assert_close(rays[0, :, 3:, 5, 7] * 2, mounts[0, :, :3, 3])
-    assert float(rays[0, 0, 0, 32, 56]) > 0.99, "the front camera looks ahead"
-    assert float(rays[0, 3, 0, 32, 56]) < -0.99, "the back camera looks back"
+def as_tensors(images, intrinsics, cameras):
+    """Images [T, V, 3, H, W], and homographies of the ground [1, V, 3, 3]."""
+    return to_input(images), ground_of(torch.from_numpy(intrinsics).float(), torch.from_numpy(cameras).float())[None]
 
 
-SMALL = EgoMotionConfig(image_hw=(32, 56), widths=(16, 24), reading=16, hidden=32)
+def test_a_place_on_the_ground_is_where_its_camera_shows_it():
+    images, intrinsics, cameras = painted_plane(poses([[0.5, 0, 0]]))
+    _, ground = as_tensors(images, intrinsics, cameras)
+    place = np.array([6.0, 0.5, 0.0, 1.0])
+    seen = intrinsics[0] @ (np.linalg.inv(cameras[0]) @ place)[:3]
+    own = ground[0, 0] @ torch.tensor([6.0, 0.5, 1.0])
+    np.testing.assert_allclose(own.numpy(), seen, rtol=1e-4)
+
+
+def test_from_above_both_moments_lie_on_each_other_if_the_later_one_is_moved_back():
+    told = np.array([[0.9, 0.1, 0.06]])
+    images, ground = as_tensors(*painted_plane(poses(told)))
+    config = EgoMotionConfig()
+    places = ground_places(config)
+    step = torch.from_numpy(told).float()
+    before = seen_from_above(images[:1], ground, places[None], config.places_xy)
+    plain = seen_from_above(images[1:], ground, places[None], config.places_xy)
+    moved = seen_from_above(images[1:], ground, before_to_after(step, places), config.places_xy)
+    near = (places[:, :2].norm(dim=-1) < 12).reshape(config.places_xy)  # what is far is a few pixels
+    both = (before[0, 3] > 0) & (moved[0, 3] > 0) & near
+    assert float(both.float().mean()) > 0.25
+    apart = [float((before - other)[0, :3].abs().mean(0)[both].mean()) for other in (plain, moved)]
+    assert apart[1] < 0.25 * apart[0]
+    assert not before[0, :, 63:65, 39:41].any(), "nobody sees the ground under the car"
+
+
+def test_steps_join_as_poses_do():
+    told = np.array([[0.9, 0.1, 0.4], [0.5, -0.3, -0.7]])
+    path = poses(told)
+    first, second = torch.from_numpy(told).float().split(1)
+    np.testing.assert_allclose(composed(first, second)[0], steps_of(path[[0, 2]])[0], atol=1e-6)
+    place = torch.tensor([[4.0, -2.0, 1.0]])
+    after = before_to_after(composed(first, second), place)[0, 0, :2].numpy()
+    np.testing.assert_allclose((path[2] @ [*after, 0, 1])[:2], (path[0] @ [4, -2, 0, 1])[:2], atol=1e-5)
+
+
+def test_every_round_goes_on_from_the_guess_before():
+    images, ground = as_tensors(*painted_plane(poses([[0.5, 0, 0]]), (32, 56)))
+    model = EgoMotion(SMALL)
+    off, first = torch.tensor([[0.3, 0.0, 0.01]]), torch.tensor([[0.3, 0.1, 0.2]])
+    levels = []
+
+    def told(level, *_):
+        levels.append(level)
+        return off
+
+    model._off = told  # type: ignore[method-assign]
+    guesses = model.guesses(images[:1], images[1:], ground, first)
+    assert tuple(levels) == SMALL.rounds == (1, 0)
+    torch.testing.assert_close(guesses[1], composed(off, composed(off, first)))
+
+
+def test_cells_are_compared_with_those_around_them():
+    own = torch.zeros(1, 2, 7, 9)
+    own[0, :, 3, 4] = torch.tensor([2.0, 3.0])
+    other = own.roll((2, -1), dims=(2, 3))
+    products, shifts = compared(own, other, (2, 1))
+    assert products.shape == (1, 15, 7, 9) and shifts.shape == (15, 2)
+    found = products[0].nonzero()
+    assert found.tolist() == [[int(found[0, 0]), 3, 4]]
+    assert shifts[found[0, 0]].tolist() == [2.0, -1.0]
+    assert float(products[0, found[0, 0], 3, 4]) == 13.0
+    edge = torch.zeros(1, 2, 7, 9)
+    edge[0, :, 0, 0] = 1.0
+    assert float(compared(edge, edge, (2, 1))[0].sum()) == 2.0, "nothing lies beyond the edge"
+
+
+def test_the_rigid_motion_is_that_of_the_places_that_count():
+    generator = torch.Generator().manual_seed(0)
+    step, new = torch.tensor([[1.2, -0.3, 0.2], [-0.4, 0.1, -0.05]]), torch.randn(2, 30, 2, generator=generator) * 5
+    cos, sin = step[:, 2:].cos(), step[:, 2:].sin()
+    old = torch.stack([cos * new[..., 0] - sin * new[..., 1], sin * new[..., 0] + cos * new[..., 1]], -1) + step[:, None, :2]
+    weights = torch.rand(2, 30, generator=generator)
+    old[:, :5], weights[:, :5] = 40.0, 0.0
+    torch.testing.assert_close(rigid(old, new, weights), step, atol=1e-4, rtol=0)
+    assert rigid(old, new, torch.zeros(2, 30)).isfinite().all()
+
+
+SMALL = EgoMotionConfig(
+    image_hw=(32, 56), places_xy=(40, 24), place_m=0.5, widths=(16, 24), rounds=(1, 0), reach_xy=(3, 2)
+)  # fmt: skip
 
 
 def footage(seed, moments=12):
@@ -159,7 +243,7 @@ def footage(seed, moments=12):
 
 def training(tmp_path, **more):
     loop = LoopConfig(
-        out=str(tmp_path / "run"), steps=100, batch_size=8, learning_rate=2e-3, warmup_steps=5, sample_every=0, ema_decay=0.9
+        out=str(tmp_path / "run"), steps=80, batch_size=6, learning_rate=4e-3, warmup_steps=5, sample_every=0, ema_decay=0.9
     )
     return EgoMotionTraining(**{"model": SMALL, "loop": loop, "held_out": 1, "apart_s": (0.25, 0.25), **more})
 
@@ -178,11 +262,11 @@ def test_training_learns_and_what_it_writes_is_read_back(tmp_path, monkeypatch):
     monkeypatch.setattr("evaluators.ego_motion.training.footage_of_logs", lambda *_: parts)
     config = training(tmp_path, trained_on="a painted plane")
     task = EgoMotionTask(config, parts)
-    shown = _collate([_pair(parts[0], k, k + 1) for k in range(10)], SMALL)
+    shown = _collate([_pair(parts[0], k, k + 1) for k in range(10)])
     path = train_ego_motion(config)
     model, loaded = load_model(path, "ego_motion")
     assert loaded == SMALL
-    found = model(shown.before_BV3HW, shown.after_BV3HW, shown.rays_BV6HW)
+    found = model(shown.before_BV3HW, shown.after_BV3HW, shown.ground_BV33)
     off, still = ((part - shown.step_B3)[:, 0].square().mean().sqrt() for part in (found, shown.step_B3 * 0))
     assert float(off) < 0.5 * float(still), "what it was shown, it has learnt"
     figures = task.evaluate(model, torch.device("cpu"))[0]
@@ -215,9 +299,28 @@ def test_the_loss_counts_each_part_in_its_scale(tmp_path):
     batch = task.load([0, 1], np.random.default_rng(0))
 
     class Exact(EgoMotion):
-        def forward(self, before_BV3HW, after_BV3HW, rays_BV6HW):
-            return batch.step_B3 + torch.tensor([0.0, 0.0, 0.03]) * self.config.scale[2] / 0.03
+        def guesses(self, before_BV3HW, after_BV3HW, ground_BV33, first_B3):
+            return [batch.step_B3 + off * self.scale for off in (0.0, torch.tensor([0.0, 0.0, 1.0]))]
 
-    loss, _ = task.loss(Exact(SMALL), batch, torch.Generator())
-    assert float(loss) == pytest.approx(0.5 / 3)
-    assert json.loads(task.fingerprint)["ego_motion"]["reading"] == 16
+    loss, parts = task.loss(Exact(SMALL), batch, torch.Generator())
+    assert float(parts["first_round"]) == 0.0
+    assert float(parts["last_round"]) == pytest.approx(0.5 / 3)
+    assert float(loss) == pytest.approx(2 / 3 * 0.5 / 3)
+    assert json.loads(task.fingerprint)["ego_motion"]["widths"] == [16, 24]
+
+
+def test_first_guesses_are_zero_or_near_the_truth(tmp_path):
+    batches, seen = {}, {}
+    for share in (0.0, 1.0):
+        task = EgoMotionTask(training(tmp_path, near_share=share), [footage(0), footage(1)])
+        batches[share] = task.load(list(range(8)), np.random.default_rng(0))
+
+        class Watched(EgoMotion):
+            def guesses(self, before_BV3HW, after_BV3HW, ground_BV33, first_B3, share=share):
+                seen[share] = first_B3
+                return [first_B3]
+
+        task.loss(Watched(SMALL), batches[share], torch.Generator().manual_seed(0))
+    assert not seen[0.0].any()
+    off = (seen[1.0] - batches[1.0].step_B3) / torch.tensor(SMALL.scale)
+    assert 1.0 < float(off.std()) < 4.0
