@@ -77,7 +77,34 @@ def evaluate_map_lines(truth: Mapping[str, Sequence[MapLine]], detections: Mappi
     unknown = {line.class_name for lines in (*truth.values(), *detections.values()) for line in lines} - set(MAP_CLASSES)
     if unknown:
         raise InputError("map lines", f"class '{min(unknown)}'", f"use {', '.join(MAP_CLASSES)}")
-    scores = [score for name in MAP_CLASSES for score in _score_class(name, truth, detections)]
+    return map_report([match_lines(lines, detections.get(token, ())) for token, lines in truth.items()])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineMatches:
+    """Which lines of a sample are found; by class, in the order of the detections."""
+
+    truths: dict[str, int]
+    scores: dict[str, Array]
+    hits: dict[tuple[str, float], NDArray[np.bool_]]  # by class and threshold
+
+
+def match_lines(truth: Sequence[MapLine], detections: Sequence[MapLine]) -> LineMatches:
+    """What of a sample is found, whatever stands in others."""
+    truths, scores, hits = {}, {}, {}
+    for name in MAP_CLASSES:
+        true = _points([line for line in truth if line.class_name == name])
+        found = [line for line in detections if line.class_name == name and len(line.points_m) > 1]
+        truths[name], scores[name] = len(true), np.array([line.score for line in found], np.float64)
+        distances = chamfer_distances_m(_points(found), true)
+        for threshold in THRESHOLDS_M:
+            hits[name, threshold] = _hits(distances, scores[name], threshold)
+    return LineMatches(truths=truths, scores=scores, hits=hits)
+
+
+def map_report(samples: Sequence[LineMatches]) -> MapReport:
+    """Scores of all samples together; a sample may be given more than once."""
+    scores = [score for name in MAP_CLASSES for score in _score_class(name, samples)]
     known = [score for score in scores if score.truths]
     return MapReport(
         scores=tuple(scores),
@@ -87,7 +114,7 @@ def evaluate_map_lines(truth: Mapping[str, Sequence[MapLine]], detections: Mappi
         mean_recall_at_m={t: _mean([s.recall for s in scores if s.threshold_m == t]) for t in THRESHOLDS_M},
         mean_recall=_mean([s.recall for s in scores]),
         mean_recall_with_truth=_mean([s.recall for s in known]),
-        samples=len(truth),
+        samples=len(samples),
     )
 
 
@@ -123,23 +150,13 @@ def area_under_curve(hits: NDArray[np.bool_], truths: int) -> float:
     return float(np.maximum.accumulate(precision[::-1])[::-1][hits].sum() / truths)
 
 
-def _score_class(
-    name: str, truth: Mapping[str, Sequence[MapLine]], detections: Mapping[str, Sequence[MapLine]]
-) -> list[MapScore]:
-    scores_of: list[Array] = []
-    hits_of: dict[float, list[NDArray[np.bool_]]] = {threshold: [] for threshold in THRESHOLDS_M}
-    truths = 0
-    for token, lines in truth.items():
-        true = _points([line for line in lines if line.class_name == name])
-        found = [line for line in detections.get(token, ()) if line.class_name == name and len(line.points_m) > 1]
-        scores = np.array([line.score for line in found], np.float64)
-        distances = chamfer_distances_m(_points(found), true)
-        for threshold, hits in hits_of.items():
-            hits.append(_hits(distances, scores, threshold))
-        scores_of.append(scores)
-        truths += len(true)
-    order = np.argsort(-np.concatenate(scores_of), kind="stable")
-    return [_score(name, threshold, truths, np.concatenate(hits)[order]) for threshold, hits in hits_of.items()]
+def _score_class(name: str, samples: Sequence[LineMatches]) -> list[MapScore]:
+    order = np.argsort(-np.concatenate([sample.scores[name] for sample in samples]), kind="stable")
+    truths = sum(sample.truths[name] for sample in samples)
+    return [
+        _score(name, threshold, truths, np.concatenate([sample.hits[name, threshold] for sample in samples])[order])
+        for threshold in THRESHOLDS_M
+    ]  # fmt: skip
 
 
 def _score(name: str, threshold_m: float, truths: int, hits: NDArray[np.bool_]) -> MapScore:

@@ -58,7 +58,7 @@ def score_version(
         for stream, stretch in clip_stretches(dataset, clip_id).items():
             rows.setdefault(STREAMS[stream], []).append(judge_stretch(model, stretch, device))
     head = f"{dataset.name}: {len(clips)} clips, key frames of 2 Hz, six cameras; VAD weights {sha256_file(weights)[:12]}"
-    return "\n\n".join([head, table_7(rows), planning_table(rows)])
+    return "\n\n".join([head, quality_table(rows), planning_table(rows)])
 
 
 def clips_with_video(dataset: Dataset, rejected: bool) -> tuple[list[str], list[tuple[str, str]]]:
@@ -110,7 +110,7 @@ def _images(dataset: Dataset, clip_id: str, stream: str, indices: Sequence[int])
     return np.stack([read_video_frames(path, list(indices)) for path in paths], axis=1)
 
 
-def table_7(rows: dict[str, Judged]) -> str:
+def quality_table(rows: dict[str, Judged]) -> str:
     """MiLA's four columns by kind of video, with 95 % intervals over clips."""
     lines = ["| video | clips | key frames | " + " | ".join(_COLUMNS) + " |", "|---|---|---|---|---|---|---|"]
     for video, judged in rows.items():

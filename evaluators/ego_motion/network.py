@@ -2,7 +2,7 @@
 
 Both moments are drawn as seen from above, z = 0 of the ego frame, in known cameras; the later one as it lies if the ego moved as guessed
 so far. Features of every cell of the ground are compared with those of cells around it in the other picture (a cost volume, after Sun et
-al., "PWC-Net", CVPR 2018); where each cell went, and how much it counts, gives the rigid motion in closed form (Kabsch, 1976). Coarse
+al., "PWC-Net", CVPR 2018); where each cell went, and how sure that is in either direction, gives the rigid motion by least squares. Coarse
 cells find large motions, then finer ones what is left of them.
 
 Shapes: B pairs, V views, H W pixels of an image, P places on the ground, X Y their rows (ahead) and columns (to the left), C features,
@@ -24,7 +24,9 @@ from torch import Tensor, nn
 from dwm.models.weights import register_model
 
 _NEAREST_M = 0.3  # depth below which a place is behind a camera
-_PICTURE = 4  # channels: colours, and where a camera sees
+_COLOURS = 3
+_EDGE = 2  # cells that lie so near to what no camera sees do not count: features look that far
+_SURE = 0.05  # variance [cells squared] of a displacement below which it does not count any more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +37,9 @@ class EgoMotionConfig:
     places_xy: tuple[int, int] = (128, 80)  # on the ground, around the ego's origin
     place_m: float = 0.3  # between them
     widths: tuple[int, ...] = (24, 32)  # features of cells 2, 4, ... places wide
-    rounds: tuple[int, ...] = (1, 0, 0)  # level of ``widths`` that each round compares
+    rounds: tuple[int, ...] = (1, 0, 0, 0)  # level of ``widths`` that each round compares
     reach_xy: tuple[int, int] = (6, 3)  # cells ahead or behind, and to either side, that are tried
-    scale: tuple[float, float, float] = (0.3, 0.1, 0.02)  # of x [m], y [m], yaw [rad]: an error of 1 in training
+    scale: tuple[float, float, float] = (0.1, 0.05, 0.01)  # of x [m], y [m], yaw [rad]: an error of 1 in training
 
 
 class EgoMotion(nn.Module):
@@ -49,7 +51,7 @@ class EgoMotion(nn.Module):
     def __init__(self, config: EgoMotionConfig) -> None:
         super().__init__()
         self.config = config
-        befores = (_PICTURE, *config.widths)
+        befores = (_COLOURS, *config.widths)
         self.look = nn.ModuleList([
             nn.Sequential(
                 nn.Conv2d(before, width, 5, 2, 2), nn.SiLU(), nn.Conv2d(width, width, 3, 1, 1), nn.GroupNorm(8, width), nn.SiLU(),
@@ -63,7 +65,8 @@ class EgoMotion(nn.Module):
             nn.Sequential(nn.Conv2d(width + tried, width, 3, 1, 1), nn.SiLU(), nn.Conv2d(width, 1, 3, 1, 1))
             for width in config.widths
         ])  # fmt: skip
-        self.sharpness = nn.Parameter(torch.full((len(config.widths),), 2.0))  # of choices among displacements, as a logarithm
+        # Of choices among displacements; small ones draw every displacement to the middle.
+        self.sharpness = nn.Parameter(torch.full((len(config.widths),), 0.9))
         self.register_buffer("places_P3", ground_places(config), persistent=False)
         self.register_buffer("scale", torch.tensor(config.scale), persistent=False)
 
@@ -84,7 +87,7 @@ class EgoMotion(nn.Module):
 
     def _features(self, picture_B4XY: Tensor) -> list[Tensor]:
         """Of every level [B, C, X, Y]."""
-        out = [picture_B4XY]
+        out = [picture_B4XY[:, :_COLOURS]]  # where cameras see does not move with the ground, and must not be compared
         for look in self.look:
             out.append(look(out[-1]))
         return out[1:]
@@ -93,16 +96,24 @@ class EgoMotion(nn.Module):
         """By which step [B, 3] the moved picture is still off."""
         own, other = F.normalize(still[level], dim=1), F.normalize(moved[level], dim=1)
         wide = 2 ** (level + 1)
-        seen, seen_too = (F.avg_pool2d((picture[:, 3:] > 0).float(), wide) for picture in (before_B4XY, after_B4XY))
+        seen, seen_too = (wholly_seen(picture, wide) for picture in (before_B4XY, after_B4XY))
         cost_BDXY, shifts_D2 = compared(own, other, self.config.reach_xy)
-        cost_BDXY = cost_BDXY.float()
-        sight_BDXY, _ = compared(seen, seen_too, self.config.reach_xy)
-        weights = (self.sharpness[level].exp() * cost_BDXY + (sight_BDXY.float() + 1e-6).log()).softmax(1)
-        moved_B2XY = torch.einsum("bdxy,dc->bcxy", weights, shifts_D2.to(weights) * wide * self.config.place_m)
+        cost_BDXY, sight_BDXY = cost_BDXY.float(), compared(seen, seen_too, self.config.reach_xy)[0]
+        chance_BDXY = ((4 * self.sharpness[level]).exp() * cost_BDXY + (sight_BDXY + 1e-6).log()).softmax(1)
+        where_BXY2 = torch.einsum("bdxy,dc->bxyc", chance_BDXY, shifts_D2)
+        spread_BXY2 = torch.einsum("bdxy,dc->bxyc", chance_BDXY, shifts_D2.square()) - where_BXY2.square()
         counts = F.softplus(self.count[level](torch.cat([still[level], cost_BDXY], dim=1)).float()) * seen
+        weights = counts[:, 0, ..., None] / (spread_BXY2 + _SURE).square()
+        cell_m = wide * self.config.place_m
         places = F.avg_pool2d(self.places_P3[:, :2].T.unflatten(1, self.config.places_xy)[None], wide)
-        old = places.flatten(2).transpose(1, 2).expand(len(own), -1, -1)
-        return rigid(old, old + moved_B2XY.flatten(2).transpose(1, 2), counts.flatten(1))
+        found = where_BXY2.flatten(1, 2) * cell_m
+        return small_motion(places.flatten(2).transpose(1, 2) + found, found, weights.flatten(1, 2), cell_m)
+
+
+def wholly_seen(picture_B4XY: Tensor, wide: int) -> Tensor:
+    """1 where a camera sees a cell of so many places and all around it [B, 1, X, Y]: edges of sight do not move with the ground."""
+    unseen = F.max_pool2d((picture_B4XY[:, 3:] == 0).float(), wide)
+    return 1 - F.max_pool2d(F.pad(unseen, (_EDGE,) * 4, value=1.0), 2 * _EDGE + 1, 1)
 
 
 def compared(own_BCXY: Tensor, other_BCXY: Tensor, reach_xy: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -117,16 +128,30 @@ def compared(own_BCXY: Tensor, other_BCXY: Tensor, reach_xy: tuple[int, int]) ->
     return torch.stack(products, dim=1), torch.tensor(shifts, dtype=torch.float32, device=own_BCXY.device)
 
 
-def rigid(old_BN2: Tensor, new_BN2: Tensor, weights_BN: Tensor) -> Tensor:
-    """The step [B, 3] with least weighted squares of R new + t - old (Kabsch, in the plane)."""
-    weights = weights_BN / weights_BN.sum(1, keepdim=True).clamp_min(1e-6)
-    a, b = (torch.einsum("bn,bnc->bc", weights, places) for places in (old_BN2, new_BN2))
-    p, q = old_BN2 - a[:, None], new_BN2 - b[:, None]
-    cross = (weights * (q[..., 0] * p[..., 1] - q[..., 1] * p[..., 0])).sum(1)
-    yaw = torch.atan2(cross, (weights * (q * p).sum(-1)).sum(1) + 1e-6)
-    cos, sin = yaw.cos(), yaw.sin()
-    turned = torch.stack([cos * b[:, 0] - sin * b[:, 1], sin * b[:, 0] + cos * b[:, 1]], dim=-1)
-    return torch.cat([a - turned, yaw[:, None]], dim=-1)
+def small_motion(places_BN2: Tensor, found_BN2: Tensor, weights_BN2: Tensor, near_m: float) -> Tensor:
+    """The step [B, 3] that explains best how far cells went, to first order in its turn.
+
+    Each direction has its own weight: a line tells nothing along itself. Cells farther off than ``near_m`` lose theirs in a second fit
+    (Geman and McClure, 1987).
+
+    Args:
+        places_BN2: where the cells are in the later picture [m].
+        found_BN2: from where they were in the earlier one [m].
+    """
+    x, y = places_BN2.unbind(-1)
+    one, zero = torch.ones_like(x), torch.zeros_like(x)
+    rows = torch.stack([torch.stack([one, zero, -y], dim=-1), torch.stack([zero, one, x], dim=-1)], dim=-2)  # [B, N, 2, 3]
+    step = _fitted(rows, -found_BN2, weights_BN2)
+    missed = (torch.einsum("bnij,bj->bni", rows, step.detach()) + found_BN2).square().sum(-1, keepdim=True).detach()
+    return _fitted(rows, -found_BN2, weights_BN2 / (1 + missed / near_m**2).square())
+
+
+def _fitted(rows_BN23: Tensor, aims_BN2: Tensor, weights_BN2: Tensor) -> Tensor:
+    """Least weighted squares [B, 3]; zero where nothing has weight."""
+    weights = weights_BN2 / weights_BN2.sum((1, 2), keepdim=True).clamp_min(1e-6)
+    normal = torch.einsum("bnij,bni,bnik->bjk", rows_BN23, weights, rows_BN23)
+    right = torch.einsum("bnij,bni,bni->bj", rows_BN23, weights, aims_BN2)
+    return torch.linalg.solve(normal + 1e-5 * torch.eye(3).to(normal), right)
 
 
 def ground_places(config: EgoMotionConfig) -> Tensor:

@@ -19,7 +19,7 @@ from dwm.training.loop import fit
 from evaluators.ego_motion.footage import Footage, footage_of_drives, footage_of_logs, mirrored
 from evaluators.ego_motion.network import EgoMotion, EgoMotionConfig, composed, ground_of, to_input
 
-_NEAR = 2.0  # spread of first guesses near the truth, in units of the network's scale
+_NEAR = 5.0  # spread of first guesses near the truth, in units of the network's scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

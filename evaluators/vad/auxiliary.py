@@ -73,7 +73,9 @@ def auxiliary_losses(
     """Of cells and of groups, weighted as those of objects are; means over the batch, and over the groups."""
     said = model.cells(bev_BQD)
     classes, boxes = said[..., :-BOX_CODE], said[..., -BOX_CODE:]
-    parts = dict.fromkeys(("cell_classes", "cell_boxes", "group_classes", "group_boxes"), bev_BQD.new_zeros(()))
+    parts: dict[str, Tensor] = dict.fromkeys(
+        ("cell_classes", "cell_boxes", "group_classes", "group_boxes"), bev_BQD.new_zeros(())
+    )
     for b, target in enumerate(targets):
         truth = grid_truth(target, model.vad.config)
         known = truth.boxes_Q10.isfinite()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from dwm.geometry import invert, yaw_from_rotation
 from evaluators.boxes import Boxes
 from evaluators.ego_collision import FutureAgents
-from evaluators.mapping import MapLine, MapReport, evaluate_map_lines
+from evaluators.mapping import LineMatches, MapReport, map_report, match_lines
 from evaluators.motion import ForecastMotion, MotionScore, TrueMotion, evaluate_motion
 from evaluators.planning import STEPS, PlannedFrame, PlanningReport, evaluate_planning
 from evaluators.vad.coders import decode_map, decode_objects, decode_plan
@@ -25,32 +26,13 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VadScores:
-    """All families over all key frames together."""
-
-    detection: VadDetectionReport
-    map: MapReport
-    motion: dict[str, MotionScore]
-    planning: PlanningReport
-    key_frames: int
-
-    def table_7(self) -> dict[str, float]:
-        """MiLA's columns. Its text leaves the threshold of Recall_Line open: here the mean over classes and thresholds."""
-        return {
-            "mAP_OD": self.detection.scores.mean_ap, "NDS": self.detection.scores.nds, "mAP_Line": self.map.mean_ap,
-            "Recall_Line": self.map.mean_recall,
-        }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class JudgedFrame:
     """What is true of a key frame and what VAD says, as each family of metrics wants it."""
 
     truth: Boxes  # ego frame
     found: Boxes
     ego_to_global: Array  # [4, 4]
-    true_lines: Sequence[MapLine]
-    found_lines: Sequence[MapLine]
+    lines: LineMatches
     motion: tuple[TrueMotion, ForecastMotion]
     planned: PlannedFrame
 
@@ -62,20 +44,47 @@ def judge_stretch(model: VAD, stretch: Stretch, device: str = "cpu") -> list[Jud
     return [_judged(stretch, k, model, out) for k, out in outputs if k >= stretch.given]
 
 
+@dataclass(frozen=True)
+class VadScores:
+    """All families over key frames together; each is computed when it is asked for."""
+
+    frames: tuple[JudgedFrame, ...]
+
+    @cached_property
+    def detection(self) -> VadDetectionReport:
+        named = {str(k): frame for k, frame in enumerate(self.frames)}
+        return evaluate_vad_boxes(
+            {token: f.truth for token, f in named.items()}, {token: f.found for token, f in named.items()},
+            {token: f.ego_to_global for token, f in named.items()},
+        )  # fmt: skip
+
+    @cached_property
+    def map(self) -> MapReport:
+        return map_report([frame.lines for frame in self.frames])
+
+    @cached_property
+    def motion(self) -> dict[str, MotionScore]:
+        return evaluate_motion([frame.motion for frame in self.frames])
+
+    @cached_property
+    def planning(self) -> PlanningReport:
+        return evaluate_planning([frame.planned for frame in self.frames])
+
+    @property
+    def key_frames(self) -> int:
+        return len(self.frames)
+
+    def table_7(self) -> dict[str, float]:
+        """MiLA's columns. Its text leaves the threshold of Recall_Line open: here the mean over classes and thresholds."""
+        return {
+            "mAP_OD": self.detection.scores.mean_ap, "NDS": self.detection.scores.nds, "mAP_Line": self.map.mean_ap,
+            "Recall_Line": self.map.mean_recall,
+        }  # fmt: skip
+
+
 def score_frames(stretches: Sequence[Sequence[JudgedFrame]]) -> VadScores:
-    """All families over the key frames of all stretches together; a stretch may be given more than once."""
-    frames = {f"{n}.{k}": frame for n, stretch in enumerate(stretches) for k, frame in enumerate(stretch)}
-    return VadScores(
-        detection=evaluate_vad_boxes(
-            {token: f.truth for token, f in frames.items()}, {token: f.found for token, f in frames.items()},
-            {token: f.ego_to_global for token, f in frames.items()},
-        ),
-        map=evaluate_map_lines(
-            {token: f.true_lines for token, f in frames.items()}, {token: f.found_lines for token, f in frames.items()}
-        ),
-        motion=evaluate_motion([f.motion for f in frames.values()]), planning=evaluate_planning([f.planned for f in frames.values()]),
-        key_frames=len(frames),
-    )  # fmt: skip
+    """The key frames of all stretches together; a stretch may be given more than once."""
+    return VadScores(frames=tuple(frame for stretch in stretches for frame in stretch))
 
 
 def _judged(stretch: Stretch, k: int, model: VAD, outputs: VadOutputs) -> JudgedFrame:
@@ -108,8 +117,8 @@ def _judged(stretch: Stretch, k: int, model: VAD, outputs: VadOutputs) -> Judged
         ),
     )  # fmt: skip
     return JudgedFrame(
-        truth=truth, found=objects.boxes.moved(lidar_to_ego), ego_to_global=drive.ego_to_global[frame], true_lines=stretch.lines[k],
-        found_lines=decode_map(outputs, model.config)[0], motion=motion, planned=planned,
+        truth=truth, found=objects.boxes.moved(lidar_to_ego), ego_to_global=drive.ego_to_global[frame],
+        lines=match_lines(stretch.lines[k], decode_map(outputs, model.config)[0]), motion=motion, planned=planned,
     )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from evaluators.splits import scenes_of_split
 from evaluators.vad.logged import logged_stretch
 from evaluators.vad.score import JudgedFrame, judge_stretch, score_frames
 from evaluators.vad_detection import MIN_SCORE
-from pipelines.scoring import Judged, load_vad, planning_table, table_7
+from pipelines.scoring import Judged, load_vad, planning_table, quality_table
 
 
 def bench_vad(dataroot: Path, version: str, split: str, vad: Path, detector: Path) -> str:
@@ -37,7 +37,7 @@ def bench_vad(dataroot: Path, version: str, split: str, vad: Path, detector: Pat
     head = f"{frames} key frames of {len(judged)} scenes of {split}, the log's own images; intervals over scenes"
     rows = {"VAD": judged}
     return "\n\n".join(
-        [head, table_7(rows), planning_table(rows), _forecasts(judged), _detections({"VAD": judged, "detector": others})]
+        [head, quality_table(rows), planning_table(rows), _forecasts(judged), _detections({"VAD": judged, "detector": others})]
     )
 
 

@@ -24,9 +24,10 @@ from evaluators.ego_motion.network import (
     composed,
     ground_of,
     ground_places,
-    rigid,
     seen_from_above,
+    small_motion,
     to_input,
+    wholly_seen,
 )
 from evaluators.ego_motion.odometry import ground_steps
 from evaluators.ego_motion.path import filled, path_error, path_of, steps_of
@@ -214,19 +215,39 @@ def test_cells_are_compared_with_those_around_them():
     assert float(compared(edge, edge, (2, 1))[0].sum()) == 2.0, "nothing lies beyond the edge"
 
 
-def test_the_rigid_motion_is_that_of_the_places_that_count():
+def test_the_motion_is_that_of_the_cells_that_are_sure_and_agree():
     generator = torch.Generator().manual_seed(0)
-    step, new = torch.tensor([[1.2, -0.3, 0.2], [-0.4, 0.1, -0.05]]), torch.randn(2, 30, 2, generator=generator) * 5
-    cos, sin = step[:, 2:].cos(), step[:, 2:].sin()
-    old = torch.stack([cos * new[..., 0] - sin * new[..., 1], sin * new[..., 0] + cos * new[..., 1]], -1) + step[:, None, :2]
-    weights = torch.rand(2, 30, generator=generator)
-    old[:, :5], weights[:, :5] = 40.0, 0.0
-    torch.testing.assert_close(rigid(old, new, weights), step, atol=1e-4, rtol=0)
-    assert rigid(old, new, torch.zeros(2, 30)).isfinite().all()
+    step, new = torch.tensor([[0.3, -0.1, 0.01], [-0.2, 0.05, -0.02]]), torch.randn(2, 40, 2, generator=generator) * 5
+    old = new + step[:, None, :2] + step[:, None, 2:] * torch.stack([-new[..., 1], new[..., 0]], dim=-1)
+    weights = torch.rand(2, 40, 2, generator=generator) + 0.1
+    found = new - old
+    found[:, :5], weights[:, :5] = 40.0, 0.0  # of no weight
+    found[:, 5:25, 0], weights[:, 5:25, 0] = 0.0, 1e-4  # a line along x seems to stand still along itself
+    found[:, 25:28] = 3.0  # sure, and alone with it
+    torch.testing.assert_close(small_motion(new, found, weights, 0.3), step, atol=0.01, rtol=0)
+    assert not small_motion(new, found, torch.zeros(2, 40, 2), 0.3).any(), "nothing seen, nothing moved"
+
+
+def test_cells_at_the_edge_of_sight_do_not_count():
+    picture = torch.ones(1, 4, 20, 20)
+    picture[:, 3, 10, 10] = 0.0
+    seen = wholly_seen(picture, 2)[0, 0]
+    assert seen.shape == (10, 10) and not seen[3:8, 3:8].any()
+    assert not seen[:2].any() and not seen[:, -2:].any() and int(seen.sum()) == 36 - 25
+
+
+def test_untrained_features_tell_a_painted_plane_apart():
+    """Nothing is learnt yet: the geometry alone finds the way."""
+    told = np.array([[0.4, 0.02, 0.03]])
+    images, ground = as_tensors(*painted_plane(poses(told)))
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        found = EgoMotion(EgoMotionConfig())(images[:1], images[1:], ground)
+    np.testing.assert_allclose(found.numpy(), told, atol=0.1)
 
 
 SMALL = EgoMotionConfig(
-    image_hw=(32, 56), places_xy=(40, 24), place_m=0.5, widths=(16, 24), rounds=(1, 0), reach_xy=(3, 2)
+    image_hw=(32, 56), places_xy=(80, 64), place_m=0.4, widths=(16, 24), rounds=(1, 0), reach_xy=(3, 2)
 )  # fmt: skip
 
 
@@ -323,4 +344,4 @@ def test_first_guesses_are_zero_or_near_the_truth(tmp_path):
         task.loss(Watched(SMALL), batches[share], torch.Generator().manual_seed(0))
     assert not seen[0.0].any()
     off = (seen[1.0] - batches[1.0].step_B3) / torch.tensor(SMALL.scale)
-    assert 1.0 < float(off.std()) < 4.0
+    assert 3.0 < float(off.std()) < 8.0
