@@ -25,6 +25,8 @@ from dwm.models.weights import register_model
 
 _NEAREST_M = 0.3  # depth below which a place is behind a camera
 _COLOURS = 3
+_ASTRAY = 0.02  # chance of any displacement, whatever a cell says
+_FITS = 2
 _EDGE = 2  # cells that lie so near to what no camera sees do not count: features look that far
 _SURE = 0.05  # variance [cells squared] of a displacement below which it does not count any more
 
@@ -107,7 +109,15 @@ class EgoMotion(nn.Module):
         cell_m = wide * self.config.place_m
         places = F.avg_pool2d(self.places_P3[:, :2].T.unflatten(1, self.config.places_xy)[None], wide)
         found = where_BXY2.flatten(1, 2) * cell_m
-        return small_motion(places.flatten(2).transpose(1, 2) + found, found, weights.flatten(1, 2), cell_m)
+        first = -elected(chance_BDXY, counts, shifts_D2) * cell_m
+        return small_motion(places.flatten(2).transpose(1, 2) + found, found, weights.flatten(1, 2), cell_m, first)
+
+
+@torch.no_grad()
+def elected(chance_BDXY: Tensor, counts_B1XY: Tensor, shifts_D2: Tensor) -> Tensor:
+    """The displacement [B, 2] in cells that most of what cells say goes with: each has a vote that no other can outweigh."""
+    votes = (counts_B1XY * (chance_BDXY + _ASTRAY).log()).flatten(2).sum(-1)
+    return shifts_D2[votes.argmax(1)]
 
 
 def wholly_seen(picture_B4XY: Tensor, wide: int) -> Tensor:
@@ -128,22 +138,25 @@ def compared(own_BCXY: Tensor, other_BCXY: Tensor, reach_xy: tuple[int, int]) ->
     return torch.stack(products, dim=1), torch.tensor(shifts, dtype=torch.float32, device=own_BCXY.device)
 
 
-def small_motion(places_BN2: Tensor, found_BN2: Tensor, weights_BN2: Tensor, near_m: float) -> Tensor:
+def small_motion(places_BN2: Tensor, found_BN2: Tensor, weights_BN2: Tensor, near_m: float, first_B2: Tensor) -> Tensor:
     """The step [B, 3] that explains best how far cells went, to first order in its turn.
 
-    Each direction has its own weight: a line tells nothing along itself. Cells farther off than ``near_m`` lose theirs in a second fit
-    (Geman and McClure, 1987).
+    Each direction has its own weight: a line tells nothing along itself. Cells farther than ``near_m`` off a first guess lose theirs, then
+    those off what fits the others (Geman and McClure, 1987).
 
     Args:
         places_BN2: where the cells are in the later picture [m].
         found_BN2: from where they were in the earlier one [m].
+        first_B2: where the ego went, as a first guess.
     """
     x, y = places_BN2.unbind(-1)
     one, zero = torch.ones_like(x), torch.zeros_like(x)
     rows = torch.stack([torch.stack([one, zero, -y], dim=-1), torch.stack([zero, one, x], dim=-1)], dim=-2)  # [B, N, 2, 3]
-    step = _fitted(rows, -found_BN2, weights_BN2)
-    missed = (torch.einsum("bnij,bj->bni", rows, step.detach()) + found_BN2).square().sum(-1, keepdim=True).detach()
-    return _fitted(rows, -found_BN2, weights_BN2 / (1 + missed / near_m**2).square())
+    step = torch.cat([first_B2, torch.zeros_like(first_B2[:, :1])], dim=-1)
+    for _ in range(_FITS):
+        missed = (torch.einsum("bnij,bj->bni", rows, step.detach()) + found_BN2).square().sum(-1, keepdim=True).detach()
+        step = _fitted(rows, -found_BN2, weights_BN2 / (1 + missed / near_m**2).square())
+    return step
 
 
 def _fitted(rows_BN23: Tensor, aims_BN2: Tensor, weights_BN2: Tensor) -> Tensor:

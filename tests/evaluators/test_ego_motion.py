@@ -22,6 +22,7 @@ from evaluators.ego_motion.network import (
     before_to_after,
     compared,
     composed,
+    elected,
     ground_of,
     ground_places,
     seen_from_above,
@@ -224,8 +225,24 @@ def test_the_motion_is_that_of_the_cells_that_are_sure_and_agree():
     found[:, :5], weights[:, :5] = 40.0, 0.0  # of no weight
     found[:, 5:25, 0], weights[:, 5:25, 0] = 0.0, 1e-4  # a line along x seems to stand still along itself
     found[:, 25:28] = 3.0  # sure, and alone with it
-    torch.testing.assert_close(small_motion(new, found, weights, 0.3), step, atol=0.01, rtol=0)
-    assert not small_motion(new, found, torch.zeros(2, 40, 2), 0.3).any(), "nothing seen, nothing moved"
+    torch.testing.assert_close(small_motion(new, found, weights, 0.3, step[:, :2]), step, atol=0.01, rtol=0)
+    nothing = small_motion(new, found, torch.zeros(2, 40, 2), 0.3, step[:, :2])
+    assert not nothing.any(), "nothing seen, nothing moved"
+
+
+def test_the_first_guess_is_what_most_cells_go_with():
+    """Six of ten cells moved by (1, -1), three that are surer stood still, one lies far astray."""
+    products, shifts = compared(torch.zeros(1, 1, 2, 5), torch.zeros(1, 1, 2, 5), (2, 1))
+    chance = torch.full_like(products, 1e-3)
+    moved, still, astray = (
+        int((shifts == torch.tensor(at)).all(-1).nonzero()) for at in ((1.0, -1.0), (0.0, 0.0), (-2.0, 1.0))
+    )
+    flat = chance.flatten(2)
+    flat[0, moved, :6], flat[0, still, 6:9], flat[0, astray, 9] = 0.6, 0.98, 0.99
+    counts = torch.ones(1, 1, 2, 5)
+    assert elected(chance, counts, shifts).tolist() == [[1.0, -1.0]]
+    counts.flatten()[:6] = 0.1
+    assert elected(chance, counts, shifts).tolist() == [[0.0, 0.0]], "cells that do not count have no vote"
 
 
 def test_cells_at_the_edge_of_sight_do_not_count():
