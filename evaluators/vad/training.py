@@ -150,7 +150,7 @@ class VadTask:
             batch = _collate([self._sample(place, min(self.config.past_frames, place[1]), None)]).to(device)
             total, parts = self.loss(model, batch, torch.Generator())
             for name, value in {"loss": total, **parts}.items():
-                sums[name] = sums.get(name, 0.0) + float(value) / len(chosen)
+                sums[name] = sums.get(name, 0.0) + float(value.detach()) / len(chosen)
         return {f"held_out_{name}": value for name, value in sums.items()}, None
 
     def finish(self, model: Any, device: torch.device) -> nn.Module:

@@ -264,7 +264,7 @@ def test_untrained_features_tell_a_painted_plane_apart():
 
 
 SMALL = EgoMotionConfig(
-    image_hw=(32, 56), places_xy=(80, 64), place_m=0.4, widths=(16, 24), rounds=(1, 0), reach_xy=(3, 2)
+    image_hw=(64, 112), places_xy=(112, 96), place_m=0.2, widths=(16, 24), rounds=(1, 0), reach_xy=(3, 2)
 )  # fmt: skip
 
 
@@ -273,7 +273,7 @@ def footage(seed, moments=12):
     path = poses(
         np.column_stack([rng.uniform(0, 1.2, moments - 1), np.zeros(moments - 1), rng.uniform(-0.05, 0.05, moments - 1)])
     )
-    images, intrinsics, cameras = painted_plane(path, (32, 56))
+    images, intrinsics, cameras = painted_plane(path, (64, 112))
     return Footage(
         images=images, times_s=np.arange(moments) / 4, ego_to_global=path, intrinsics=intrinsics, camera_to_ego=cameras
     )
@@ -281,7 +281,7 @@ def footage(seed, moments=12):
 
 def training(tmp_path, **more):
     loop = LoopConfig(
-        out=str(tmp_path / "run"), steps=80, batch_size=6, learning_rate=4e-3, warmup_steps=5, sample_every=0, ema_decay=0.9
+        out=str(tmp_path / "run"), steps=30, batch_size=4, learning_rate=1e-3, warmup_steps=5, sample_every=0, ema_decay=0.9
     )
     return EgoMotionTraining(**{"model": SMALL, "loop": loop, "held_out": 1, "apart_s": (0.25, 0.25), **more})
 
@@ -306,7 +306,7 @@ def test_training_learns_and_what_it_writes_is_read_back(tmp_path, monkeypatch):
     assert loaded == SMALL
     found = model(shown.before_BV3HW, shown.after_BV3HW, shown.ground_BV33)
     off, still = ((part - shown.step_B3)[:, 0].square().mean().sqrt() for part in (found, shown.step_B3 * 0))
-    assert float(off) < 0.5 * float(still), "what it was shown, it has learnt"
+    assert float(off) < 0.15 * float(still), "it reads what it was shown"
     figures = task.evaluate(model, torch.device("cpu"))[0]
     told = np.stack([parts[3].step(k, k + 1) for k in range(11)])
     assert figures["held_out_x_m_of_zero"] == pytest.approx(np.sqrt(np.square(told[:, 0]).mean()))
