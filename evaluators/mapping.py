@@ -72,8 +72,6 @@ def evaluate_map_lines(truth: Mapping[str, Sequence[MapLine]], detections: Mappi
     Raises:
         InputError: no sample, an unknown class, or points that make no line.
     """
-    if not truth:
-        raise InputError("map lines", "no samples", "give the true lines of at least one")
     unknown = {line.class_name for lines in (*truth.values(), *detections.values()) for line in lines} - set(MAP_CLASSES)
     if unknown:
         raise InputError("map lines", f"class '{min(unknown)}'", f"use {', '.join(MAP_CLASSES)}")
@@ -103,7 +101,9 @@ def match_lines(truth: Sequence[MapLine], detections: Sequence[MapLine]) -> Line
 
 
 def map_report(samples: Sequence[LineMatches]) -> MapReport:
-    """Scores of all samples together; a sample may be given more than once."""
+    """Scores of all samples together; a sample may be given more than once. InputError for none."""
+    if not samples:
+        raise InputError("map lines", "no samples", "give the true lines of at least one")
     scores = [score for name in MAP_CLASSES for score in _score_class(name, samples)]
     known = [score for score in scores if score.truths]
     return MapReport(

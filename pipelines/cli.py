@@ -189,7 +189,10 @@ def _add_on_dataset(commands: argparse._SubParsersAction) -> None:
     validate.add_argument("--level", type=int, default=1, help="0 files, 1 tables (default), 2 every byte and sample frames")
     score = _add(commands, "score", "what VAD finds in a dataset's videos, beside true video: MiLA's table 7, planning", _score)
     score.add_argument(
-        "--vad", type=Path, default=Path("weights/proving_ground_vad.safetensors"), help="weights, own or public"
+        "--vad",
+        type=Path,
+        default=Path("weights/proving_ground_vad.safetensors"),
+        help="weights, own (none ship yet: conf/train/vad.yaml) or public",
     )
     score.add_argument("--size", default="vad_tiny", help="network of a public checkpoint: vad_tiny (default) or vad_base")
     score.add_argument("--mmdet3d", type=Path, metavar="CONFIG", help="mAP and NDS of a network of mmdet3d instead")

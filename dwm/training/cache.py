@@ -34,7 +34,6 @@ from dwm.training.encoding import ClipWindow, encode_window, save_clip
 from dwm.training.scanned_log import scan_log
 from dwm.training.sequences import Town, drive, open_town, render_frames
 
-WINDOW_FRAMES = 8
 _FPS = 12
 WARMUP_FRAMES = 12  # traffic settles before anything is filmed
 

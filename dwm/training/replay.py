@@ -23,10 +23,12 @@ from dwm.rollout.config import RolloutConfig
 from dwm.rollout.window import Ask, Session, as_given, decoded, denoise_window
 from dwm.rollout.world_model import WorldModel
 from dwm.scenario.types import Scenario
-from dwm.training.cache import WARMUP_FRAMES, WINDOW_FRAMES, check_towns
+from dwm.training.cache import WARMUP_FRAMES, check_towns
 from dwm.training.config import ReplayConfig
 from dwm.training.encoding import save_clip, tell_window
 from dwm.training.sequences import Town, drive, open_town, render_frames
+
+_WINDOW_FRAMES = 8
 
 
 def replay(config: ReplayConfig, progress: bool = True) -> Path:
@@ -80,7 +82,7 @@ def _windows(
     latents = world.codec.encode(first)
     given = Given(frame=start, latents_VCHW=latents, images_V3HW=world.decode(latents[None])[0])
     for _ in range(config.windows):
-        between = rng.choice(np.arange(1, hop), WINDOW_FRAMES - 2, replace=False)
+        between = rng.choice(np.arange(1, hop), _WINDOW_FRAMES - 2, replace=False)
         frames = [given.frame + int(i) for i in (0, *np.sort(between), hop)]
         images = truth(frames[1:])
         latents = torch.stack([given.latents_VCHW, *(world.codec.encode(image) for image in images)])

@@ -67,7 +67,8 @@ class EgoMotion(nn.Module):
             nn.Sequential(nn.Conv2d(width + tried, width, 3, 1, 1), nn.SiLU(), nn.Conv2d(width, 1, 3, 1, 1))
             for width in config.widths
         ])  # fmt: skip
-        # Of choices among displacements; small ones draw every displacement to the middle.
+        # Of choices among displacements, a quarter of its logarithm, so that it learns as fast as the rest; dull choices draw every
+        # displacement to the middle.
         self.sharpness = nn.Parameter(torch.full((len(config.widths),), 0.9))
         self.register_buffer("places_P3", ground_places(config), persistent=False)
         self.register_buffer("scale", torch.tensor(config.scale), persistent=False)

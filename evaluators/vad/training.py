@@ -95,7 +95,7 @@ class VadTask:
 
     @property
     def metadata(self) -> dict[str, str]:
-        return {"trained_on": self.config.trained_on, "key_frames": str(len(self))}
+        return {"trained_on": self.config.trained_on}
 
     def prepare(self, device: torch.device) -> None:
         """Nothing."""
