@@ -21,7 +21,7 @@ class GateConfig:
     min_image_spread: float | None = 2.0  # grey levels; below: a constant image
     min_reconstruction_db: float | None = 22.0  # PSNR of the codec on the condition frames
     min_counterfactual_psnr_db: float | None = None  # only where the true video can be rendered
-    max_path_error_m: float | None = None  # mean distance of the path read off the video from the commanded one, 10 s at a time
+    max_path_error_m: float | None = None  # mean distance of the commanded path from the nearer of the two read off the video
     min_cross_view: float | None = None  # correlation of the two neighbouring cameras that agree least where both look
     max_unlabelled: float | None = None  # detections a frame within 30 m that no label explains, beyond those on true video
 
@@ -88,7 +88,7 @@ _CRITERIA = (
         sentence="the video is not what this path would show: {value:.1f} dB to the truth < {limit:.1f} dB",
     ),
     _Criterion(
-        metric="ego_motion.ade_m", limit=lambda c: c.max_path_error_m, at_least=False,
+        metric="ego_motion.agreed_ade_m", limit=lambda c: c.max_path_error_m, at_least=False,
         sentence="the camera does not go where it was told: {value:.2f} m from the commanded path > {limit:.2f} m",
     ),
     _Criterion(

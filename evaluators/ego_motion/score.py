@@ -25,6 +25,7 @@ class ReadingConfig:
     )  # between the moments that are compared: odometry loses its corners over 0.25 s, and adds noise at 12 Hz
     bucket_s: float = BUCKET_S  # every stretch starts from the commanded pose, so that errors do not pile up
     odometry: OdometryConfig = field(default_factory=OdometryConfig)
+    min_known: float = 0.5  # share of a stretch's steps from which on odometry has an opinion of it
 
     def moments(self, fps: float, first: int, total: int) -> list[int]:
         """Frames of a video at which it is read, from the last given one on."""
@@ -41,11 +42,19 @@ class EgoMotionScore:
 
     learnt: tuple[PathError, ...]  # of the network
     seen: tuple[PathError, ...]  # of visual odometry
-    known_share: float  # steps for which visual odometry has an answer
+    known: tuple[float, ...]  # share of steps for which visual odometry has an answer
+    config: ReadingConfig
+
+    @property
+    def agreed(self) -> tuple[PathError, ...]:
+        """Of the opinion that is nearer to the command: a camera has strayed where none finds it on its path."""
+        opinions = zip(self.learnt, self.seen, self.known, strict=True)
+        return tuple(b if k >= self.config.min_known and b.ade_m < a.ade_m else a for a, b, k in opinions)
 
     def metrics(self) -> dict[str, float]:
         """Means over stretches, by metric name (docs/metrics.md)."""
-        out = {"ego_motion.odometry_known": self.known_share}
+        out = {"ego_motion.odometry_known": float(np.mean(self.known))}
+        out["ego_motion.agreed_ade_m"] = float(np.mean([error.ade_m for error in self.agreed]))
         for prefix, errors in (("ego_motion", self.learnt), ("ego_motion.odometry", self.seen)):
             for name in ("ade_m", "fde_m", "heading_rad", "speed_mps"):
                 out[f"{prefix}.{name}"] = float(np.mean([getattr(error, name) for error in errors]))
@@ -68,5 +77,5 @@ def score_ego_motion(learnt: Array, seen: Array, ego_to_global: Array, config: R
     return EgoMotionScore(
         learnt=tuple(path_error(learnt[s], told[s], config.step_s) for s in stretches),
         seen=tuple(path_error(seen[s], told[s], config.step_s) for s in stretches),
-        known_share=float(np.isfinite(seen).all(axis=1).mean()),
-    )
+        known=tuple(float(np.isfinite(seen[s]).all(axis=1).mean()) for s in stretches), config=config,
+    )  # fmt: skip

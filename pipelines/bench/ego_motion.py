@@ -9,6 +9,7 @@ together (Mann and Whitney, 1947).
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,8 +24,8 @@ from dwm.scenario.perturbations import BASELINE
 from dwm.scenario.types import Scenario
 from evaluators.ego_motion.inference import EgoMotionReader
 from evaluators.ego_motion.odometry import OdometryConfig
-from evaluators.ego_motion.path import PathError, path_error, steps_of
-from evaluators.ego_motion.score import ReadingConfig, read_steps
+from evaluators.ego_motion.path import PathError
+from evaluators.ego_motion.score import EgoMotionScore, ReadingConfig, read_steps, score_ego_motion
 from evaluators.protocol import Interval, bootstrap_interval
 from pipelines.bench.rollouts import (
     ASIDE,
@@ -45,13 +46,15 @@ from pipelines.logged_frames import leading_images
 
 Array = NDArray[np.float64]
 _MOVES = {"2 m aside": ASIDE, "hard brake": (HARD_BRAKE,)}
-_READERS = ("network", "odometry")
+_READERS: dict[str, Callable[[EgoMotionScore], tuple[PathError, ...]]] = {
+    "network": lambda score: score.learnt, "odometry": lambda score: score.seen, "the nearer one": lambda score: score.agreed,
+}  # fmt: skip
 _SOURCES = ("true video", "generated")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Errors:
-    """Of one reader on one kind of video, a clip each."""
+    """Of one reader on one kind of video, by stretch of a clip."""
 
     own: list[PathError] = field(default_factory=list)
     wrong: list[PathError] = field(default_factory=list)
@@ -110,13 +113,14 @@ def _read(
     reader: EgoMotionReader, conditioner: ScenarioConditioner, video: Images, scenario: Scenario, others: list[Scenario], frames: list[int],
     kind: tuple[str, str], found: dict[tuple[str, str, str], _Errors], known: dict[str, list[float]],
 ) -> None:  # fmt: skip
-    read = dict(zip(_READERS, read_steps(reader, video, *rig(conditioner), OdometryConfig()), strict=True))
-    known[kind[0]].append(float(np.isfinite(read["odometry"]).all(axis=1).mean()))
-    step_s = ReadingConfig().step_s
-    for name, steps in read.items():
+    learnt, seen = read_steps(reader, video, *rig(conditioner), OdometryConfig())
+    own = score_ego_motion(learnt, seen, scenario.ego_to_global[frames])
+    wrong = [score_ego_motion(learnt, seen, other.ego_to_global[frames]) for other in others]
+    known[kind[0]].extend(own.known)
+    for name, errors_of in _READERS.items():
         errors = found.setdefault((*kind, name), _Errors())
-        errors.own.append(path_error(steps, steps_of(scenario.ego_to_global[frames]), step_s))
-        errors.wrong.extend(path_error(steps, steps_of(other.ego_to_global[frames]), step_s) for other in others)
+        errors.own.extend(errors_of(own))
+        errors.wrong.extend(error for score in wrong for error in errors_of(score))
 
 
 def area_under_roc(own: Array, wrong: Array) -> float:

@@ -43,8 +43,8 @@ TRUTH = "true video"
 EXPECTED = {
     "swapped cameras": ("cross_view.worst_pair",), "frozen video": ("motion.frozen_fraction",),
     "noise": ("sharpness.ratio_last", "flicker.mean"), "left-right mirrored": ("cross_view.worst_pair",),
-    "time-reversed": ("ego_motion.ade_m",), "wrong path": ("ego_motion.ade_m",), "missing agents": ("detection.materialised",),
-    "hallucinated agents": ("detection.unlabelled",),
+    "time-reversed": ("ego_motion.agreed_ade_m",), "wrong path": ("ego_motion.agreed_ade_m",),
+    "missing agents": ("detection.materialised",), "hallucinated agents": ("detection.unlabelled",),
 }  # fmt: skip
 _REFERENCES = {RECALL: REFERENCE_RECALL, UNLABELLED: REFERENCE_UNLABELLED}
 _MOVES = ((BASELINE,), ASIDE, (HARD_BRAKE,))

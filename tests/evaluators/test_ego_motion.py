@@ -91,6 +91,23 @@ def test_stretches_start_afresh():
     assert score.metrics()["ego_motion.odometry.fde_m"] == pytest.approx(40.0)
 
 
+def test_a_camera_strays_where_neither_opinion_finds_it_on_its_path():
+    told = np.array([[1.0, 0.0, 0.0]] * 80)
+    slow, fast, lost = told * [0.9, 1, 1], told * [1.3, 1, 1], np.full_like(told, np.nan)
+    config = ReadingConfig(step_s=0.25)
+
+    def agreed(learnt, seen):
+        return score_ego_motion(learnt, seen, poses(told), config).metrics()["ego_motion.agreed_ade_m"]
+
+    mean = np.arange(1, 41).mean()  # of a metre a step
+    assert agreed(slow, fast) == agreed(fast, slow) == pytest.approx(0.1 * mean)
+    by_stretch = agreed(np.concatenate([slow[:40], fast[40:]]), np.concatenate([fast[:40], told[40:]]))
+    assert by_stretch == pytest.approx(0.05 * mean)
+    few = np.where(np.arange(80)[:, None] % 40 < 19, told, lost)
+    assert agreed(fast, few) == pytest.approx(0.3 * mean), "19 of 40 steps are no opinion"
+    assert agreed(fast, np.where(np.arange(80)[:, None] % 40 < 20, told, lost)) == pytest.approx(0.0)
+
+
 def painted_plane(path, hw=HW):
     """Images [T, V, H, W, 3] of a patterned ground seen by the rig from poses [T, 4, 4], and the cameras."""
     rng = np.random.default_rng(3)

@@ -105,11 +105,11 @@ def test_limits_are_readable_from_overrides() -> None:
 
 STRICT = GateConfig(max_path_error_m=1.0, min_cross_view=0.5, max_unlabelled=0.3)
 GOOD_PATH = {
-    **GOOD, "ego_motion.ade_m": 0.4, "cross_view.worst_pair": 0.8, "detection.unlabelled": 0.9,
+    **GOOD, "ego_motion.agreed_ade_m": 0.4, "cross_view.worst_pair": 0.8, "detection.unlabelled": 0.9,
     "detection.reference_unlabelled": 0.7,
 }  # fmt: skip
 PATH_FAULTS = {
-    "ego_motion.ade_m": (2.5, "does not go where it was told: 2.50 m from the commanded path > 1.00 m"),
+    "ego_motion.agreed_ade_m": (2.5, "does not go where it was told: 2.50 m from the commanded path > 1.00 m"),
     "cross_view.worst_pair": (0.1, "do not show one world: correlation 0.10 where both look < 0.50"),
     "detection.unlabelled": (1.7, "no label knows: 1.70 detections a frame, 1.00 more than on true video > 0.30"),
 }

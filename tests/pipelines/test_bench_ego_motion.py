@@ -61,3 +61,4 @@ def test_an_oracle_is_sure_of_true_video_and_of_generated_video_that_ignores_its
     ignored = cells["generated", "hard brake", "network"]
     assert float(ignored[1].split()[0]) > 0.5 and float(ignored[-1]) == 0.0, "nearer to the log's path than to its own"
     assert float(cells["generated", "as driven", "network"][-1]) == 1.0
+    assert cells["true video", "hard brake", "the nearer one"] == brake, "odometry has no opinion"

@@ -28,7 +28,7 @@ def test_every_fault_has_a_reason_that_the_gate_knows():
 def test_rightly_is_kept_if_true_and_rejected_for_what_was_planted():
     clips = [
         tried(TRUTH), tried(TRUTH), tried(TRUTH, "flicker.mean"), tried("noise", "flicker.mean"),
-        tried("noise", "cross_view.worst_pair"), tried("noise"), tried("noise", "ego_motion.ade_m", "sharpness.ratio_last"),
+        tried("noise", "cross_view.worst_pair"), tried("noise"), tried("noise", "ego_motion.agreed_ade_m", "sharpness.ratio_last"),
     ]  # fmt: skip
     assert [clip.rightly for clip in clips] == [True, True, False, True, False, False, True]
     lines = verdict_table(clips)
