@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,15 @@ from dwm.scenes.clips import read_video_frames
 from dwm.scenes.proving_ground.counterfactual import open_counterfactual
 from dwm.scenes.types import CAMERAS
 from evaluators.boxes import Boxes, boxes_of_scenario
-from evaluators.clip_detection import ClipMatchConfig, score_clip_detections, unlabelled_detections
+from evaluators.clip_detection import ClipDetectionScore, score_clip_detections, unlabelled_detections
 from evaluators.counterfactual import psnr_db, score_counterfactual
 from evaluators.cross_view import cross_view_agreement, cross_view_metrics
-from evaluators.detection import DetectionReport, evaluate_boxes_in_memory
+from evaluators.detection import evaluate_boxes_in_memory
 from evaluators.detector.inference import Detector
-from evaluators.ego_motion.inference import EgoMotionReader
 from evaluators.ego_motion.score import ReadingConfig, read_steps, score_ego_motion
 from evaluators.flicker import score_appearance
 from evaluators.novelty import score_novelty
+from pipelines.clip_labels import detect_frames, matching, rig, visible_labels
 from pipelines.config import EvaluateConfig
 from pipelines.logged_clip import logged_clip
 from pipelines.logged_looks import logged_looks
@@ -35,10 +34,7 @@ from pipelines.metric_table import Judges, MetricTable, add_appearance, add_coun
 
 Images = NDArray[np.uint8]
 Array = NDArray[np.float64]
-TrueFrames = Callable[[Sequence[int]], Images | None]  # frame numbers -> true video [K, V, H, W, 3]
-# Rays of the layout cast that must meet a box first before a detector is asked to find it, of so many in a view: a larger image has more
-# of them, but the detector sees the box at its own size.
-_MIN_RAYS, _RAYS = 2, 64 * 112
+Film = Callable[[list[int]], Images | None]  # frame numbers -> images [K, V, H, W, 3]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,79 +53,111 @@ def score_clip(
     scenario: Scenario, conditioner: ScenarioConditioner, folder: Path, leading: Images, world: WorldModel, judges: Judges,
     config: EvaluateConfig,
 ) -> ClipScores:  # fmt: skip
-    """Everything that can be measured on a finished clip; what cannot is absent and the gate says so.
-
-    Of the ``leading`` frames [N, V, H, W, 3], which are the log's, only the last is judged with what was made, as one alone is.
-    """
+    """Everything that can be measured on a finished clip; what cannot is absent and the gate says so."""
     total = len(scenario.timestamps_us)
     video = np.stack([read_video_frames(folder / f"{channel}.mp4", range(total)) for channel in CAMERAS], axis=1)
-    return score_video(scenario, conditioner, video, leading, world, judges, config)
+    return ClipScorer(scenario, conditioner, leading, world, judges, config).score(video)
 
 
-def score_video(
-    scenario: Scenario, conditioner: ScenarioConditioner, video: Images, leading: Images, world: WorldModel, judges: Judges,
-    config: EvaluateConfig, true_frames: TrueFrames | None = None,
-) -> ClipScores:  # fmt: skip
-    """The same of decoded frames [T, V, H, W, 3]; ``true_frames`` gives true video where it is at hand already."""
-    total, logged, detector = len(scenario.timestamps_us), len(leading), judges.detector
-    grid = range(0, total, max(1, round(config.every_s * scenario.fps)))
-    frames = [f for f in grid if f >= logged - 1] or [total - 1]
-    given = sum(f < logged for f in frames)
-    film = true_frames or (lambda asked: _truth(scenario, asked, world.image_hw))
-    truth = film(frames) if config.counterfactual else None
-    table = MetricTable(scenario, judges, world.image_hw)
-    gate = {"codec.reconstruction_psnr_db": _reconstruction_db(world, leading[0])}
-    table.add("codec.reconstruction_psnr_db", gate["codec.reconstruction_psnr_db"], "dB")
-    appearance = score_appearance(video, scenario.fps, logged, ego_speed_mps=_speed(scenario))
-    gate |= appearance.metrics()
-    add_appearance(table, appearance)
-    for source, pictures in (("generated", video[frames]), ("truth", truth)):
-        if pictures is not None:
-            agreement = cross_view_metrics(cross_view_agreement(pictures, *rig(conditioner)))
-            add_flat(table, agreement, source, len(frames))
-            gate |= agreement if source == "generated" else {}
-    looks, made = logged_looks(scenario.scene, world.image_hw), [f for f in frames if f >= logged]
-    if looks is not None and made:
-        add_flat(table, score_novelty(video[made], looks).metrics(), "generated", len(made))
-    if judges.ego_motion is not None and total > logged:
-        reading = ReadingConfig()
-        moments = reading.moments(scenario.fps, logged - 1, total)
-        motion = _ego_motion(judges.ego_motion, conditioner, scenario, video[moments], moments)
-        gate |= motion
-        add_flat(table, motion, "generated", 1)
-        stretch = reading.first_stretch(moments)
-        floor = film(stretch) if truth is not None else None
-        if floor is not None:  # how far the reading itself is off
-            add_flat(table, _ego_motion(judges.ego_motion, conditioner, scenario, floor, stretch), "truth", 1)
-    if truth is not None and len(frames) > given:
-        score = score_counterfactual(video[frames], truth, 1 / config.every_s, given)
-        gate |= score.metrics()
-        add_counterfactual(table, score.psnr_db[given:], score.ssim[given:], frames[given:])
-    detections, support = {}, {}
-    if detector is not None:
-        labels = [visible_labels(scenario, conditioner, f) for f in frames]
-        found = detect_frames(detector, conditioner, scenario, video[frames], frames)
-        clip = score_clip_detections([boxes for _, boxes in labels], found, matching(detector))
-        everyone = [boxes_of_scenario(scenario, f) for f in frames]
-        gate |= clip.metrics()
-        gate["detection.unlabelled"] = _add_unlabelled(table, found, everyone, detector, "generated")
-        add_detection(table, clip, _official(labels, found), frames, "generated")
-        detections = dict(zip(frames, found, strict=True))
-        support = {
-            f: dict(zip(agents.tolist(), s.tolist(), strict=True))
-            for f, (agents, _), s in zip(frames, labels, clip.support, strict=True)
-        }
-        if truth is not None:
-            seen = detect_frames(detector, conditioner, scenario, truth, frames)
-            reference = score_clip_detections([boxes for _, boxes in labels], seen, matching(detector))
-            gate["detection.reference_materialised"] = reference.materialised
-            gate["detection.reference_unlabelled"] = _add_unlabelled(table, seen, everyone, detector, "truth")
-            add_detection(table, reference, _official(labels, seen), frames, "truth")
-        else:
-            gate |= _add_logged_reference(table, detector, scenario, world)
-    return ClipScores(
-        rows=table.rows, for_gate=gate, scored_frames=tuple(frames), detections=detections, support=support, truth=truth
-    )
+class ClipScorer:
+    """Scores videos of one commanded clip; what it is to show, and how true video of it scores, is found out once.
+
+    Of the ``leading`` frames [N, V, H, W, 3], which are the log's, only the last is judged with what was made, as one alone is.
+    ``true_frames`` gives true video where it is at hand already.
+    """
+
+    def __init__(
+        self, scenario: Scenario, conditioner: ScenarioConditioner, leading: Images, world: WorldModel, judges: Judges,
+        config: EvaluateConfig, true_frames: Film | None = None,
+    ) -> None:  # fmt: skip
+        self._scenario, self._conditioner, self._judges, self._every_s = scenario, conditioner, judges, config.every_s
+        self._given, self._hw = len(leading), world.image_hw
+        total = len(scenario.timestamps_us)
+        grid = range(0, total, max(1, round(config.every_s * scenario.fps)))
+        self._frames = [f for f in grid if f >= self._given - 1] or [total - 1]
+        self._moments = ReadingConfig().moments(scenario.fps, self._given - 1, total)
+        self._labels, self._everyone = [], []
+        if judges.detector is not None:
+            self._labels = [visible_labels(scenario, conditioner, f) for f in self._frames]
+            self._everyone = [boxes_of_scenario(scenario, f) for f in self._frames]
+        self._looks = logged_looks(scenario.scene, world.image_hw)
+        self._known = MetricTable(scenario, judges, world.image_hw)  # before there is a video
+        reconstruction_db = _reconstruction_db(world, leading[0])
+        self._known.add("codec.reconstruction_psnr_db", reconstruction_db, "dB")
+        self._for_gate = {"codec.reconstruction_psnr_db": reconstruction_db}
+        film = true_frames or (lambda asked: _truth(scenario, asked, world.image_hw))
+        self._truth = film(self._frames) if config.counterfactual else None
+        if self._truth is not None:
+            self._add_truth(self._truth, film)
+        elif judges.detector is not None:
+            self._for_gate |= _add_logged_reference(self._known, judges.detector, scenario, world)
+
+    def score(self, video: Images) -> ClipScores:
+        """Scores of a video [T, V, H, W, 3] of all frames of the clip."""
+        scenario, frames, given = self._scenario, self._frames, self._given
+        table, gate, pictures = MetricTable(scenario, self._judges, self._hw), dict(self._for_gate), video[frames]
+        appearance = score_appearance(video, scenario.fps, given, ego_speed_mps=_speed(scenario))
+        gate |= appearance.metrics()
+        add_appearance(table, appearance)
+        agreement = cross_view_metrics(cross_view_agreement(pictures, *rig(self._conditioner)))
+        gate |= agreement
+        add_flat(table, agreement, "generated", len(frames))
+        made = [f for f in frames if f >= given]
+        if self._looks is not None and made:
+            add_flat(table, score_novelty(video[made], self._looks).metrics(), "generated", len(made))
+        gate |= self._add_ego_motion(table, lambda moments: video[moments], self._moments, "generated")
+        shown = sum(f < given for f in frames)
+        if self._truth is not None and len(frames) > shown:
+            score = score_counterfactual(pictures, self._truth, 1 / self._every_s, shown)
+            gate |= score.metrics()
+            add_counterfactual(table, score.psnr_db[shown:], score.ssim[shown:], frames[shown:])
+        detections, support = {}, {}
+        if self._judges.detector is not None:
+            clip, found, gate["detection.unlabelled"] = self._add_detection(table, self._judges.detector, pictures, "generated")
+            gate |= clip.metrics()
+            detections = dict(zip(frames, found, strict=True))
+            support = {
+                f: dict(zip(agents.tolist(), s.tolist(), strict=True))
+                for f, (agents, _), s in zip(frames, self._labels, clip.support, strict=True)
+            }
+        return ClipScores(
+            rows=[*self._known.rows, *table.rows], for_gate=gate, scored_frames=tuple(frames), detections=detections,
+            support=support, truth=self._truth,
+        )  # fmt: skip
+
+    def _add_truth(self, truth: Images, film: Film) -> None:
+        """How true video scores: the floor of what reads it, and what the gate holds the detector against."""
+        agreement = cross_view_metrics(cross_view_agreement(truth, *rig(self._conditioner)))
+        add_flat(self._known, agreement, "truth", len(self._frames))
+        self._add_ego_motion(self._known, film, ReadingConfig().first_stretch(self._moments), "truth")
+        if self._judges.detector is not None:
+            clip, _, unlabelled = self._add_detection(self._known, self._judges.detector, truth, "truth")
+            self._for_gate["detection.reference_materialised"] = clip.materialised
+            self._for_gate["detection.reference_unlabelled"] = unlabelled
+
+    def _add_ego_motion(self, table: MetricTable, film: Film, moments: list[int], source: str) -> dict[str, float]:
+        """How far a video strays from the commanded path."""
+        reader, config = self._judges.ego_motion, ReadingConfig()
+        images = film(moments) if reader is not None and len(moments) > 1 else None
+        if reader is None or images is None:
+            return {}
+        learnt, seen = read_steps(reader, images, *rig(self._conditioner), config.odometry)
+        metrics = score_ego_motion(learnt, seen, self._scenario.ego_to_global[moments], config).metrics()
+        add_flat(table, metrics, source, 1)
+        return metrics
+
+    def _add_detection(
+        self, table: MetricTable, detector: Detector, pictures: Images, source: str
+    ) -> tuple[ClipDetectionScore, list[Boxes], float]:
+        """What is found of the labels, all that is found, and how much of it a frame no label knows."""
+        labels, rules = [boxes for _, boxes in self._labels], matching(detector)
+        found = detect_frames(detector, self._conditioner, self._scenario, pictures, self._frames)
+        clip = score_clip_detections(labels, found, rules)
+        unlabelled = float(unlabelled_detections(found, self._everyone, rules).mean())
+        table.add("detection.unlabelled", unlabelled, "boxes", source=source, samples=len(found))
+        report = evaluate_boxes_in_memory(*({str(i): b for i, b in enumerate(boxes)} for boxes in (labels, found)))
+        add_detection(table, clip, report, self._frames, source)
+        return clip, found, unlabelled
 
 
 def encode_loss_db(folder: Path, kept: Mapping[int, Images]) -> dict[str, float]:
@@ -142,55 +170,7 @@ def encode_loss_db(folder: Path, kept: Mapping[int, Images]) -> dict[str, float]
     return out
 
 
-def rig(conditioner: ScenarioConditioner) -> tuple[Array, Array]:
-    """Intrinsics [V, 3, 3] and camera-to-ego poses [V, 4, 4]."""
-    cameras = conditioner.cameras
-    return np.stack([c.intrinsics for c in cameras]), np.stack([c.camera_to_ego for c in cameras])
-
-
-def _ego_motion(
-    reader: EgoMotionReader, conditioner: ScenarioConditioner, scenario: Scenario, images: Images, frames: Sequence[int]
-) -> dict[str, float]:
-    """How far pictures [K, V, H, W, 3] of these frames stray from the commanded path."""
-    if len(frames) < 2:
-        return {}
-    config = ReadingConfig()
-    learnt, seen = read_steps(reader, images, *rig(conditioner), config.odometry)
-    return score_ego_motion(learnt, seen, scenario.ego_to_global[list(frames)], config).metrics()
-
-
-def _add_unlabelled(table: MetricTable, found: list[Boxes], everyone: list[Boxes], detector: Detector, source: str) -> float:
-    value = float(unlabelled_detections(found, everyone, matching(detector)).mean())
-    table.add("detection.unlabelled", value, "boxes", source=source, samples=len(found))
-    return value
-
-
-def _official(labels: list[tuple[NDArray[np.int64], Boxes]], found: list[Boxes]) -> DetectionReport:
-    return evaluate_boxes_in_memory(
-        {str(i): boxes for i, (_, boxes) in enumerate(labels)}, {str(i): boxes for i, boxes in enumerate(found)}
-    )
-
-
-def matching(detector: Detector) -> ClipMatchConfig:
-    known = detector.operating_score
-    return ClipMatchConfig() if known is None else ClipMatchConfig(min_score=known)
-
-
-def detect_frames(
-    detector: Detector, conditioner: ScenarioConditioner, scenario: Scenario, images: Images, frames: Sequence[int]
-) -> list[Boxes]:
-    return detector.detect_clip(images, *rig(conditioner), scenario.ego_to_global[list(frames)])
-
-
-def visible_labels(scenario: Scenario, conditioner: ScenarioConditioner, frame: int) -> tuple[NDArray[np.int64], Boxes]:
-    """Agents that enough rays of the layout meet first, with their boxes in the ego frame."""
-    shown = np.flatnonzero(conditioner.seen_rays(frame) * _RAYS >= _MIN_RAYS * math.prod(conditioner.cast_hw))
-    known = np.array([c is not None for c in scenario.agents.detection_classes], dtype=bool)
-    rows = np.flatnonzero(scenario.agents.present[:, frame] & known)
-    return shown, boxes_of_scenario(scenario, frame).select(np.flatnonzero(np.isin(rows, shown)))
-
-
-def _truth(scenario: Scenario, frames: Sequence[int], image_hw: tuple[int, int]) -> Images | None:
+def _truth(scenario: Scenario, frames: list[int], image_hw: tuple[int, int]) -> Images | None:
     """True video [T, V, H, W, 3] of the commanded path, where the world can be rendered."""
     world = open_counterfactual(scenario.scene)
     return None if world is None else np.stack([world.views(scenario, f, image_hw).image for f in frames])

@@ -41,7 +41,7 @@ from pipelines.bench.rollouts import (
     starting_moments,
     true_frames,
 )
-from pipelines.clip_scores import rig
+from pipelines.clip_labels import rig
 from pipelines.logged_frames import leading_images
 
 Array = NDArray[np.float64]

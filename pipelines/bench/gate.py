@@ -34,7 +34,7 @@ from pipelines.bench.rollouts import (
     starting_moments,
     true_frames,
 )
-from pipelines.clip_scores import score_video
+from pipelines.clip_scores import ClipScorer
 from pipelines.config import EvaluateConfig
 from pipelines.metric_table import Judges
 
@@ -91,13 +91,12 @@ def _try(world: WorldModel, judges: Judges, moment: Moment, scenario: Scenario, 
     """The true clip, then each fault that can be told from it."""
     frames, given = range(len(scenario.timestamps_us)), 1
     truth = true_frames(moment, scenario, frames, world.image_hw)
-    conditioner, config = world.conditioner(scenario), EvaluateConfig()
+    scorer = ClipScorer(
+        scenario, world.conditioner(scenario), truth[:given], world, judges, EvaluateConfig(), lambda asked: truth[asked]
+    )
 
     def scored(kind: str, video: Images) -> Tried:
-        scores = score_video(
-            scenario, conditioner, video, truth[:given], world, judges, config, lambda asked: truth[list(asked)]
-        )
-        metrics = scores.for_gate
+        metrics = scorer.score(video).for_gate
         return Tried(kind=kind, metrics=metrics, verdict=judge(metrics, gate))
 
     true_clip = scored(TRUTH, truth)

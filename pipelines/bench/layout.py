@@ -40,7 +40,7 @@ from pipelines.bench.rollouts import (
     starting_moments,
     true_frames,
 )
-from pipelines.clip_scores import detect_frames, matching, visible_labels
+from pipelines.clip_labels import detect_frames, matching, visible_labels
 
 Array = NDArray[np.float64]
 _KEY_FRAMES = 6  # the detector looks twice a second

@@ -54,7 +54,7 @@ from pipelines.bench.rollouts import (
     starting_moments,
     true_frames,
 )
-from pipelines.clip_scores import detect_frames, matching, rig, visible_labels
+from pipelines.clip_labels import detect_frames, matching, rig, visible_labels
 from pipelines.config import EvaluateConfig
 from pipelines.logged_looks import logged_looks
 from pipelines.video import VideoWriter

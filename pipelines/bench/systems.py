@@ -50,7 +50,7 @@ from pipelines.bench.rollouts import (
 from pipelines.bench.systems_figure import draw_fronts
 from pipelines.bench.systems_run import Cost, Counted, Run, Scored, Stopwatch, load_run, save_run
 from pipelines.bench.systems_table import systems_table
-from pipelines.clip_scores import detect_frames, visible_labels
+from pipelines.clip_labels import detect_frames, visible_labels
 from pipelines.config import identity_of
 
 _DETECTED_EVERY = 6  # frames

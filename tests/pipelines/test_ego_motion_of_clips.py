@@ -14,7 +14,7 @@ from evaluators.ego_motion.network import EgoMotion, EgoMotionConfig
 from evaluators.ego_motion.path import path_error, steps_of
 from evaluators.ego_motion.score import ReadingConfig
 from pipelines.bench.rollouts import first_feasible, starting_moments, true_frames
-from pipelines.clip_scores import score_video
+from pipelines.clip_scores import ClipScorer
 from pipelines.config import EvaluateConfig
 from pipelines.metric_table import Judges
 from tests.pipelines.tiny_models import VERSION, write_models
@@ -49,11 +49,11 @@ def test_true_video_is_read_as_the_clip_is(pg_dataroot: Path, tmp_path: Path):
     frames = list(range(len(scenario.timestamps_us)))
     truth, video = true_frames(moment, scenario, frames, world.image_hw), np.zeros((len(frames), 6, 128, 224, 3), np.uint8)
     judges = Judges(detector=None, ego_motion=reader)  # type: ignore[arg-type]
-    scores = score_video(scenario, world.conditioner(scenario), video, truth[:1], world, judges, EvaluateConfig())
+    scores = ClipScorer(scenario, world.conditioner(scenario), truth[:1], world, judges, EvaluateConfig()).score(video)
     poses = scenario.ego_to_global[::2]
     wanted = path_error(np.zeros((len(poses) - 1, 3)), steps_of(poses), 1 / 6).ade_m
     found = {row["source"]: row["value"] for row in scores.rows if row["metric"] == "ego_motion.ade_m"}
     assert wanted > 1 and found == {"generated": pytest.approx(wanted), "truth": pytest.approx(wanted)}
-    made, true = reader.seen
+    true, made = reader.seen
     assert not made.any() and np.array_equal(true, truth[::2])
     assert scores.for_gate["ego_motion.ade_m"] == pytest.approx(wanted)

@@ -22,7 +22,7 @@ from dwm.scenario.perturbations import BASELINE
 from dwm.scenario.types import Scenario
 from dwm.scenes.clips import named_resize, read_video_frames
 from dwm.scenes.nuscenes import read_scene
-from pipelines.clip_scores import visible_labels
+from pipelines.clip_labels import visible_labels
 from pipelines.config import PerturbationConfig, RunConfig, VideoConfig, config_sha256
 from pipelines.dataset import Dataset
 from pipelines.estimates import estimate
