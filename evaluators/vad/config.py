@@ -27,6 +27,7 @@ class VadConfig:
     image_hw: tuple[int, int]  # pixels, after scaling and before padding
     pixel_mean_bgr: tuple[float, float, float] = (103.53, 116.28, 123.675)  # of values in [0, 255]
     pixel_std_bgr: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    can_motion: bool = False  # whether it reads acceleration, rotation rate and velocity, which the published ones do
 
     stem_channels: int = 64  # of the first convolution; stage k (from 1) gives 4 * 2 ** (k - 1) times as many
     stage_blocks: tuple[int, ...] = (3, 4, 6, 3)  # bottlenecks of each stage
@@ -59,9 +60,9 @@ class VadConfig:
 
 
 CONFIGS: dict[str, VadConfig] = {
-    "vad_tiny": VadConfig(image_hw=(360, 640)),
+    "vad_tiny": VadConfig(image_hw=(360, 640), can_motion=True),
     "vad_base": VadConfig(
-        image_hw=(720, 1280), feature_stages=(2, 3, 4), feature_levels=4, encoder_layers=6, decoder_layers=6,
+        image_hw=(720, 1280), can_motion=True, feature_stages=(2, 3, 4), feature_levels=4, encoder_layers=6, decoder_layers=6,
         bev_hw=(200, 200),
     ),
     # Trained from scratch at a few frames a step: nothing is frozen, the grid has square cells of 1.25 m and is turned about its own centre.

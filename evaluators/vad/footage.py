@@ -21,7 +21,7 @@ from evaluators.drive import Drive
 from evaluators.map_truth import map_lines, open_map
 from evaluators.mapping import MapLine
 from evaluators.vad.config import VadConfig
-from evaluators.vad.inputs import VadFrame, frame_of
+from evaluators.vad.inputs import VadFrame, frame_of, path_motion
 from evaluators.vad.targets import STEP_S, VadTargets, targets_of
 
 Array = NDArray[np.float64]
@@ -52,15 +52,17 @@ class Stretch(ABC):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VadFootage(Stretch):
-    """Video at hand; cameras are taken to fire at the time of the key frame, and there is no CAN bus."""
+    """Video at hand; cameras are taken to fire at the time of the key frame, and the path stands in for a CAN bus."""
 
     images: Images  # [K, V, H, W, 3]
 
     def frame(self, k: int, config: VadConfig) -> VadFrame:
         """What the network reads of a key frame."""
-        pose = self.drive.ego_to_global[self.frames[k]]
-        poses = np.repeat(pose[None], len(self.drive.cameras), axis=0)
-        return frame_of(self.images[k], self.drive.cameras, poses, self.drive.lidar_to_ego, pose, config)
+        drive, frame = self.drive, self.frames[k]
+        pose = drive.ego_to_global[frame]
+        poses = np.repeat(pose[None], len(drive.cameras), axis=0)
+        motion = path_motion(drive.ego_to_global, drive.fps, frame) if config.can_motion else None
+        return frame_of(self.images[k], drive.cameras, poses, drive.lidar_to_ego, pose, config, motion)
 
 
 def key_frames_of(fps: float, frames: Sequence[int]) -> list[int]:

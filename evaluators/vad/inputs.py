@@ -26,6 +26,7 @@ Array = NDArray[np.float64]
 
 PAD_DIVISOR = 32
 TURN_M = 2.0  # sideways from here on a path counts as a turn
+GRAVITY_MPS2 = 9.81
 MOTION = ("accel", "rotation_rate", "vel")  # of a pose message of the CAN bus, three numbers each
 RING_TO_VAD = [CAMERAS.index(channel) for channel in CAMERA_ORDER]
 
@@ -106,6 +107,19 @@ def can_motion(messages: Sequence[Mapping[str, Any]], timestamp_us: int) -> Arra
     return np.concatenate([np.asarray(message[name], dtype=np.float64) for name in MOTION])
 
 
+def path_motion(ego_to_global: Array, fps: float, frame: int) -> Array:
+    """The same [9] of a path [T, 4, 4], by differences between frames: what its CAN bus would say, gravity upwards."""
+    first = max(frame - 2, 0)
+    poses, at = ego_to_global[first : frame + 3], frame - first
+    acceleration, turning, velocity = np.zeros(2), 0.0, np.zeros(2)
+    if len(poses) > 1:
+        velocities = np.gradient(poses[:, :2, 3], 1 / fps, axis=0)
+        to_ego = ego_to_global[frame, :2, :2].T
+        acceleration, velocity = to_ego @ np.gradient(velocities, 1 / fps, axis=0)[at], to_ego @ velocities[at]
+        turning = np.gradient(np.unwrap(yaw_from_rotation(poses)), 1 / fps)[at]
+    return np.array([*acceleration, GRAVITY_MPS2, 0.0, 0.0, turning, *velocity, 0.0])
+
+
 def drive_command(right_m: float) -> int:
     """Index of COMMANDS for a path that ends so far to the right of the LiDAR, after 3 s or where the log ends."""
     return COMMANDS.index("right" if right_m >= TURN_M else "left" if right_m <= -TURN_M else "straight")
@@ -116,7 +130,7 @@ def key_frame(scene: Scene, index: int, images: NDArray[np.uint8], config: VadCo
 
     Args:
         images: RGB [V, H, W, 3] in the ring order of ``dwm.scenes.types.CAMERAS``, of any size.
-        motion: ``can_motion`` at the key frame; None where the scene has no CAN bus.
+        motion: ``can_motion`` at the key frame; None where the scene has no CAN bus, or the network reads none.
     """
     shots = scene.key_shots(index)
     pose = scene.ego.at(scene.key_timestamps_us[index : index + 1])[0]

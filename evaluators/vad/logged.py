@@ -33,7 +33,8 @@ class LoggedStretch(Stretch):
     def frame(self, k: int, config: VadConfig) -> VadFrame:
         """What the network reads of a key frame; InputError where an image is missing."""
         images = [read_images(self.scene, channel, [self.scene.key_indices(channel)[k]])[0] for channel in CAMERAS]
-        return key_frame(self.scene, k, np.stack(images), config, None if self.motion is None else self.motion[k])
+        motion = self.motion[k] if self.motion is not None and config.can_motion else None
+        return key_frame(self.scene, k, np.stack(images), config, motion)
 
 
 def logged_stretch(scene: Scene) -> LoggedStretch:

@@ -15,6 +15,9 @@ from evaluators.vad.inputs import VadFrame, can_bus_vector
 from evaluators.vad.targets import VadTargets
 
 _OTHER_SIDE = other_side(CAMERA_ORDER)
+_MIRRORED_MOTION = np.array(
+    [1.0, -1, 1, -1, 1, -1, 1, -1, 1]
+)  # leftward speeds change their sign, and turns but those about the left axis
 
 
 def mirrored_frame(frame: VadFrame, width_px: int, ego_to_global: NDArray[np.float64]) -> VadFrame:
@@ -26,7 +29,7 @@ def mirrored_frame(frame: VadFrame, width_px: int, ego_to_global: NDArray[np.flo
     mirror: NDArray[np.float64] = np.diag([1.0, -1.0, 1.0, 1.0])
     return VadFrame(
         images_V3hw=images[_OTHER_SIDE], lidar_to_image_V44=(flip_u @ frame.lidar_to_image_V44 @ flip_x)[_OTHER_SIDE],
-        can_bus_18=can_bus_vector(mirror @ ego_to_global @ mirror),
+        can_bus_18=can_bus_vector(mirror @ ego_to_global @ mirror, frame.can_bus_18[7:16] * _MIRRORED_MOTION),
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from evaluators.vad.coders import decode_map, decode_objects, decode_plan
 from evaluators.vad.footage import Stretch
 from evaluators.vad.model import VAD, VadOutputs
 from evaluators.vad.runner import run_stretch
-from evaluators.vad.targets import STEP_S, driven_of, places_of
+from evaluators.vad.targets import STEP_S, command_of, driven_of, places_of
 from evaluators.vad_detection import VadDetectionReport, evaluate_vad_boxes
 
 Array = NDArray[np.float64]
@@ -70,10 +70,6 @@ class VadScores:
     def planning(self) -> PlanningReport:
         return evaluate_planning([frame.planned for frame in self.frames])
 
-    @property
-    def key_frames(self) -> int:
-        return len(self.frames)
-
     def table_7(self) -> dict[str, float]:
         """MiLA's columns. Its text leaves the threshold of Recall_Line open: here the mean over classes and thresholds."""
         return {
@@ -99,16 +95,20 @@ def _judged(stretch: Stretch, k: int, model: VAD, outputs: VadOutputs) -> Judged
     ends = np.minimum(times[1:], len(drive) - 1)
     yaws = drive.agents.yaws_rad[rows][:, ends] + float(yaw_from_rotation(to_lidar))
     now = truth.moved(invert(lidar_to_ego))
+    # As in the public pipeline, agents outside the network's range are no truth of forecasts.
+    low, high = np.array(model.config.range_m[:2]), np.array(model.config.range_m[3:5])
+    inside = ((now.centers_m[:, :2] >= low) & (now.centers_m[:, :2] <= high)).all(axis=1)
     motion = (
-        TrueMotion(labels=now.labels, centers_m=now.centers_m[:, :2], futures_m=futures, known=known),
+        TrueMotion(
+            labels=now.labels[inside], centers_m=now.centers_m[inside, :2], futures_m=futures[inside], known=known[inside]
+        ),
         ForecastMotion(
             labels=objects.boxes.labels, scores=objects.boxes.scores, centers_m=objects.boxes.centers_m[:, :2],
             futures_m=objects.boxes.centers_m[:, None, None, :2] + objects.futures_m,
         ),
     )  # fmt: skip
     driven, driven_known = driven_of(drive, times, to_lidar)
-    target = stretch.targets(k, model.config)
-    plan = decode_plan(outputs, [target.command])[0]
+    plan = decode_plan(outputs, [command_of(driven, driven_known)])[0]
     planned = PlannedFrame(
         planned_m=_forward_left(plan), driven_m=_forward_left(driven[1:]), driven_known=driven_known,
         agents=FutureAgents(

@@ -72,7 +72,7 @@ def targets_of(
         boxes_N10=box_code(boxes), steps_NT2=torch.from_numpy(np.diff(places, axis=1)).float(),
         steps_known_NT=torch.from_numpy(known), map_labels_I=map_labels, map_points_IGP2=map_points,
         plan_T2=torch.from_numpy(np.diff(plan, axis=0)).float(), plan_known_T=torch.from_numpy(plan_known),
-        command=drive_command(float(plan[np.flatnonzero([True, *plan_known])[-1], 0])),
+        command=command_of(plan, plan_known),
     )  # fmt: skip
 
 
@@ -116,6 +116,11 @@ def driven_of(drive: Drive, later: NDArray[np.int64], to_lidar: Array) -> tuple[
     known = later < len(drive)
     poses = drive.ego_to_global[np.minimum(later, len(drive) - 1)] @ drive.lidar_to_ego
     return apply(to_lidar, poses[:, :3, 3])[:, :2], known[1:]
+
+
+def command_of(driven: Array, known: NDArray[np.bool_]) -> int:
+    """Index of COMMANDS for a path as ``driven_of`` gives it, by its last place that is known."""
+    return drive_command(float(driven[np.flatnonzero([True, *known])[-1], 0]))
 
 
 def _map(lines: Sequence[MapLine], config: VadConfig) -> tuple[Tensor, Tensor]:

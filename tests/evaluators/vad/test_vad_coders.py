@@ -4,9 +4,11 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
 from dwm.scenes.types import DETECTION_CLASSES
+from evaluators.boxes import ATTRIBUTES
 from evaluators.mapping import MAP_CLASSES
 from evaluators.vad.coders import decode_map, decode_objects, decode_plan
 from evaluators.vad.config import OBJECT_CLASSES
@@ -52,6 +54,23 @@ def test_objects_are_the_best_pairs_of_query_and_class_in_nuscenes_terms():
         np.testing.assert_allclose(found.boxes.velocities_mps[i], [5, -6])
         np.testing.assert_allclose(found.futures_m[i, 1], [[1, 0], [2, 2], [2, 4]])
     assert found.futures_m.shape == (20, 2, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "still", "moving"),
+    [
+        ("car", "vehicle.parked", "vehicle.moving"), ("bus", "vehicle.stopped", "vehicle.moving"),
+        ("bicycle", "cycle.without_rider", "cycle.with_rider"), ("pedestrian", "pedestrian.standing", "pedestrian.moving"),
+        ("barrier", None, None),
+    ],
+)  # fmt: skip
+def test_attributes_follow_from_class_and_speed(name, still, moving):
+    logits, boxes = torch.full((2, 1, 3, 10), -9.0), torch.zeros(2, 1, 3, 10)
+    logits[1, 0, :2, OBJECT_CLASSES.index(name)] = torch.tensor([3.0, 2.0])
+    boxes[1, 0, 0, 8:], boxes[1, 0, 1, 8:] = torch.tensor([0.12, 0.15]), torch.tensor([0.13, -0.16])  # 0.19 and 0.21 m/s
+    (found,) = decode_objects(outputs(class_logits_LBOK=logits, boxes_LBO10=boxes))
+    said = [ATTRIBUTES[k] if k >= 0 else None for k in found.boxes.attributes[:2]]
+    assert said == [still, moving]
 
 
 def test_at_most_a_hundred_objects_are_kept():

@@ -19,6 +19,7 @@ from evaluators.vad.inputs import (
     key_frame,
     lidar_to_images,
     network_images,
+    path_motion,
     since,
 )
 from tests.evaluators.vad.vad_factories import TINY
@@ -130,3 +131,19 @@ def test_a_key_frame_has_its_cameras_in_the_order_of_the_checkpoints():
         )  # fmt: skip
         torch.testing.assert_close(found.lidar_to_image_V44[view], torch.from_numpy(wanted[0]).float())
     np.testing.assert_allclose(found.can_bus_18, can_bus_vector(pose))
+
+
+def test_a_path_says_what_its_can_bus_would():
+    """A left turn of 0.2 rad/s, ever faster by 2 m/s^2, driven backwards at first."""
+    fps, turn = 12.0, 0.2
+    fine = np.arange(0, 4, 1e-4)
+    speeds, yaws = -3 + 2 * fine, 0.5 + turn * fine
+    xy = np.cumsum(speeds * np.stack([np.cos(yaws), np.sin(yaws)]), axis=1) * 1e-4
+    rows = np.round(np.arange(37) / fps * 1e4).astype(int)
+    path = np.stack([transform_from_xy_yaw(xy[0, i], xy[1, i], yaws[i]) for i in rows])
+    for k in (2, 18, 30):
+        speed = speeds[rows[k]]
+        wanted = [2.0, speed * turn, 9.81, 0, 0, turn, speed, 0, 0]
+        np.testing.assert_allclose(path_motion(path, fps, k), wanted, atol=0.03)
+    np.testing.assert_allclose(path_motion(path[:1], fps, 0), [0, 0, 9.81, 0, 0, 0, 0, 0, 0])
+    np.testing.assert_allclose(path_motion(path, fps, 0)[5:], [turn, -3.0 + 1 / fps, 0, 0], atol=0.03)  # from the first two

@@ -16,6 +16,7 @@ from dwm.scenes.clips import read_images
 from dwm.scenes.nuscenes import read_scene
 from dwm.scenes.types import CAMERAS
 from evaluators.boxes import boxes_of_agents, boxes_of_scene
+from evaluators.vad.config import CONFIGS
 from evaluators.vad.inputs import key_frame
 from evaluators.vad.logged import logged_stretch
 from tests.evaluators.vad.vad_factories import TINY
@@ -57,6 +58,12 @@ def test_a_frame_is_read_from_its_key_images_with_the_cars_motion(scene, pg_data
     np.testing.assert_array_equal(frame.images_V3hw, expected.images_V3hw)
     np.testing.assert_allclose(frame.can_bus_18, expected.can_bus_18)
     assert abs(frame.can_bus_18[7:16]).max() > 0
+    unread = logged_stretch(scene).frame(1, replace(TINY, can_motion=False)).can_bus_18
+    assert not unread[7:16].any() and np.array_equal(unread[:7], frame.can_bus_18[:7])
+
+
+def test_the_networks_that_were_trained_with_the_cars_motion_read_it():
+    assert {name for name, config in CONFIGS.items() if config.can_motion} == {"vad_tiny", "vad_base"}
 
 
 def test_without_a_can_bus_the_motion_is_zero_and_a_broken_one_is_told(scene, pg_dataroot: Path, tmp_path: Path):

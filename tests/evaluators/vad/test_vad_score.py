@@ -68,8 +68,9 @@ def test_truth_scores_perfectly(footage):
     scores = scored(footage)
     table = scores.table_7()
     classes = sum(count > 0 for count in scores.detection.scores.truth_counts.values())
-    assert classes > 0 and scores.key_frames == len(FRAMES)
+    assert classes > 0 and len(scores.frames) == len(FRAMES)
     assert table["mAP_OD"] == pytest.approx(classes / 10)
+    assert scores.detection.scores.nds_with_truth == pytest.approx(1.0), "attributes follow from speeds and classes"
     assert table["mAP_Line"] == table["Recall_Line"] == pytest.approx(1.0)
     assert scores.planning.frames == len(FRAMES)
     assert scores.planning.average.l2_m[3] == pytest.approx(0.0, abs=1e-4)
@@ -92,6 +93,16 @@ def test_lines_and_boxes_off_by_metres_are_missed_and_the_rest_is_not_touched(fo
     assert scores.motion["car"].false_alarms > 0
 
 
+def test_forecasts_owe_nothing_to_agents_out_of_range(footage):
+    agents = footage.drive.agents
+    far = replace(
+        footage.drive, agents=replace(agents, centers_m=agents.centers_m + np.array([[[60.0, 0, 0]], [[0, 0, 0]], [[0, 0, 0]]]))
+    )
+    near = scored(footage).motion["car"]
+    score = scored(replace(footage, drive=far)).motion["car"]
+    assert near.truths > score.truths > 0 and near.epa == score.epa == 1.0
+
+
 def test_agents_that_no_picture_shows_are_no_truth(footage):
     blind = replace(footage, seen=np.zeros_like(footage.seen))
     scores = score_frames([judge_stretch(Oracle(footage, {}), blind)])
@@ -103,4 +114,4 @@ def test_given_frames_are_read_and_not_judged_and_stretches_may_come_again(foota
     assert len(frames) == len(FRAMES) - 2
     np.testing.assert_array_equal(frames[0].ego_to_global, footage.drive.ego_to_global[FRAMES[2]])
     once, twice = score_frames([frames]), score_frames([frames, frames])
-    assert twice.key_frames == 2 * once.key_frames and twice.table_7() == pytest.approx(once.table_7())
+    assert len(twice.frames) == 2 * len(once.frames) and twice.table_7() == pytest.approx(once.table_7())

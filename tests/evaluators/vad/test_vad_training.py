@@ -24,6 +24,7 @@ from evaluators.mapping import MapLine
 from evaluators.vad.augment import GRID_RATIO, grid_masked, relit
 from evaluators.vad.config import CAMERA_ORDER, COMMANDS, CONFIGS
 from evaluators.vad.footage import VadFootage, footage_of_drives, key_frames_of, seen_agents
+from evaluators.vad.inputs import path_motion
 from evaluators.vad.mirror import mirrored_frame, mirrored_targets
 from evaluators.vad.model import VAD
 from evaluators.vad.runner import run_stretch
@@ -95,6 +96,9 @@ def test_the_mirror_shows_a_place_where_its_mirror_image_is(footage):
     again = mirrored_frame(other, 64, pose * 0 + np.diag([1.0, -1.0, 1.0, 1.0]) @ pose @ np.diag([1.0, -1.0, 1.0, 1.0]))
     torch.testing.assert_close(again.lidar_to_image_V44, frame.lidar_to_image_V44)
     np.testing.assert_allclose(again.can_bus_18, frame.can_bus_18, atol=1e-9)
+    mirror = np.diag([1.0, -1.0, 1.0, 1.0])
+    path = mirror @ footage.drive.ego_to_global @ mirror
+    np.testing.assert_allclose(other.can_bus_18[7:16], path_motion(path, footage.drive.fps, FRAMES[1]), atol=1e-9)
 
 
 def test_targets_in_a_mirror_twice_are_the_targets(footage):

@@ -19,7 +19,7 @@ from evaluators.vad.targets import VadTargets
 YAWS_DEG = (0.0, -55.0, 55.0, 180.0, 110.0, -110.0)
 
 TINY = replace(
-    CONFIGS["vad_proving_ground"], image_hw=(32, 64), stem_channels=4, stage_blocks=(1, 1), feature_stages=(1, 2),
+    CONFIGS["vad_proving_ground"], image_hw=(32, 64), can_motion=True, stem_channels=4, stage_blocks=(1, 1), feature_stages=(1, 2),
     width=16, heads=2, feed_forward=24, encoder_layers=2, decoder_layers=2, bev_hw=(6, 4), rotation_center_xy=(2.0, 3.0),
     camera_points=8, object_queries=5, map_instances=4, map_points=3, modes=3, steps=2,
 )  # fmt: skip
