@@ -31,6 +31,7 @@ ALLOWED_ATTRIBUTES = np.array(
 # Classes that a detector confuses without the object being absent: support is counted within a group.
 CLASS_GROUPS = np.array([0, 0, 0, 0, 0, 1, 2, 2, 3, 4])
 UNKNOWN = -1
+_RACK, _CYCLES = "static_object.bicycle_rack", ("bicycle", "motorcycle")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +45,7 @@ class Boxes:
     velocities_mps: Array  # [N, 2]
     attributes: NDArray[np.int64]  # [N] index into ATTRIBUTES
     scores: Array  # [N]; 1 for ground truth
-    num_pts: NDArray[np.int64]  # [N] LiDAR points inside
+    num_pts: NDArray[np.int64]  # [N] LiDAR and radar points inside
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -106,10 +107,11 @@ def attribute_index(name: str) -> int:
 def boxes_of_scene(scene: Scene, key_index: int, min_visibility: int = 1) -> Boxes:
     """The annotations of a logged key frame that the devkit evaluates, in the ego frame of the sample's own time."""
     time_us = scene.key_timestamps_us[key_index]
+    racked = cycles_in_racks(scene, time_us)
     found = [
         (agent, int(index))
         for agent in scene.agents
-        if agent.detection_class is not None
+        if agent.detection_class is not None and agent.instance_token not in racked
         for index in np.flatnonzero(agent.timestamps_us == time_us)
         if agent.visibility[index] >= min_visibility
     ]
@@ -123,9 +125,24 @@ def boxes_of_scene(scene: Scene, key_index: int, min_visibility: int = 1) -> Box
         yaw_from_rotation(rotations),
         np.array([agent.velocities_mps[i] for agent, i in found]),
         np.array([attribute_index(agent.attributes[i]) for agent, i in found]),
-        num_pts=np.array([agent.num_lidar_pts[i] for agent, i in found]),
+        num_pts=np.array([agent.num_lidar_pts[i] + agent.num_radar_pts[i] for agent, i in found]),
     )
     return boxes.moved(invert(scene.ego.at(np.array([time_us]))[0]))
+
+
+def cycles_in_racks(scene: Scene, time_us: int) -> set[str]:
+    """Instances that the devkit's evaluations leave out at a key frame: bicycles and motorcycles with their centre in a bicycle rack."""
+    racks, cycles = [], []
+    for agent in scene.agents:
+        kind = racks if agent.category == _RACK else cycles if agent.detection_class in _CYCLES else None
+        if kind is not None:
+            kind.extend((agent, int(index)) for index in np.flatnonzero(agent.timestamps_us == time_us))
+    inside = set()
+    for rack, i in racks:
+        to_global, reach = rotation_from_quaternion(rack.rotations_wxyz[i]), rack.size_wlh_m[[1, 0, 2]] / 2
+        apart = {cycle.instance_token: (cycle.centers_m[k] - rack.centers_m[i]) @ to_global for cycle, k in cycles}
+        inside |= {token for token, local in apart.items() if (np.abs(local) <= reach).all()}
+    return inside
 
 
 def boxes_of_scenario(scenario: Scenario, frame: int) -> Boxes:

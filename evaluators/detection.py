@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from dwm.geometry import quaternion_from_yaw
 from dwm.scenes.dataroot import open_dataroot
 from dwm.scenes.types import DETECTION_CLASSES
 from evaluators.boxes import ATTRIBUTES, Boxes
+from evaluators.splits import samples_of_split
 
 OFFICIAL_CONFIG = "detection_cvpr_2019"
 # TP errors the official evaluation leaves undefined.
@@ -67,11 +68,10 @@ def evaluate_detection(dataroot: Path, version: str, split: str, submission_path
     """
     if not submission_path.is_file():
         raise InputError(submission_path, "no such submission", "write one with write_submission")
-    nusc = open_dataroot(dataroot, version)
-    config = official_config()
+    tokens, nusc, config = samples_of_split(dataroot, version, split), open_dataroot(dataroot, version), official_config()
     out_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        path = _never_empty(submission_path, Path(scratch))
+        path = _never_empty(submission_path, tokens, Path(scratch))
         try:
             evaluation = DetectionEval(nusc, config, str(path), split, str(out_dir), verbose=False)
         except (AssertionError, KeyError) as error:
@@ -190,13 +190,12 @@ def _mean(values: list[float]) -> float:
     return float(np.mean(known)) if known else float("nan")
 
 
-def _never_empty(submission: Path, scratch: Path) -> Path:
-    """The devkit fails on a submission without any box; one box beyond every class range is filtered out again."""
+def _never_empty(submission: Path, tokens: Sequence[str], scratch: Path) -> Path:
+    """The devkit fails where no sample of the split has a box; one box beyond every class range is filtered out again."""
     content = json.loads(submission.read_text())
-    results = content.get("results", {})
-    if not results or any(results.values()):
+    results, token = content.get("results", {}), tokens[0]
+    if token not in results or any(results.get(token) for token in tokens):
         return submission
-    token = next(iter(results))
     results[token] = [{
         "sample_token": token, "translation": [1e7, 1e7, 0.0], "size": [1.0, 1.0, 1.0], "rotation": [1.0, 0.0, 0.0, 0.0],
         "velocity": [0.0, 0.0], "detection_name": "car", "detection_score": 0.0, "attribute_name": "",

@@ -139,28 +139,32 @@ def _judge_recall(metrics: Mapping[str, float], config: GateConfig) -> list[Reas
         return _judge_reference(reference, metrics, config)
     if recall >= limit * reference:
         return []
-    source = "in the log's images" if LOGGED_BOXES in metrics else "on true video"
     sentence = (
         f"conditioned objects are missing: the detector finds {recall:.0%} of the boxes within 30 m, "
-        f"{reference:.0%} {source}; ratio {recall / reference:.2f} < {limit:.2f}"
+        f"{reference:.0%} {_source(metrics)}; ratio {recall / reference:.2f} < {limit:.2f}"
     )
     return [Reason(metric=RECALL, value=recall / reference, limit=limit, sentence=sentence)]
 
 
+def _source(metrics: Mapping[str, float]) -> str:
+    """Where the detector's references come from."""
+    return "in the log's images" if LOGGED_BOXES in metrics else "on true video"
+
+
 def _judge_unlabelled(metrics: Mapping[str, float], config: GateConfig) -> list[Reason]:
-    """Things that nobody asked for; what the detector invents on true video is its own fault. Zero where there is none."""
+    """Things that nobody asked for; what the detector invents on true video, or in the log's images, is its own fault."""
     limit = config.max_unlabelled
     if limit is None:
         return []
-    value = metrics.get(UNLABELLED, math.nan)
-    if not math.isfinite(value):
-        return [_not_measured(UNLABELLED, UNLABELLED in metrics, value, limit)]
-    more = value - metrics.get(REFERENCE_UNLABELLED, 0.0)
+    for name in (UNLABELLED, REFERENCE_UNLABELLED):
+        value = metrics.get(name, math.nan)
+        if not math.isfinite(value):
+            return [_not_measured(name, name in metrics, value, limit)]
+    value, more = metrics[UNLABELLED], metrics[UNLABELLED] - metrics[REFERENCE_UNLABELLED]
     if more <= limit:
         return []
-    sentence = (
-        f"things appear that no label knows: {value:.2f} detections a frame, {more:.2f} more than on true video > {limit:.2f}"
-    )
+    source = _source(metrics)
+    sentence = f"things appear that no label knows: {value:.2f} detections a frame, {more:.2f} more than {source} > {limit:.2f}"
     return [Reason(metric=UNLABELLED, value=more, limit=limit, sentence=sentence)]
 
 

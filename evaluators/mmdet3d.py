@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from dwm.errors import InputError
 from dwm.extras import optional_package
 from dwm.geometry import apply
+from dwm.models.weights import fit_tensors
 from dwm.scenes.types import DETECTION_CLASSES
 from evaluators.boxes import Boxes, attribute_index, boxes_from
 
@@ -124,11 +125,7 @@ def _load(model: torch.nn.Module, checkpoint: Path) -> None:
         raise InputError(
             checkpoint, problem, "download it again; one with more than tensors and plain values is not read"
         ) from error
-    state = content.get("state_dict", content) if isinstance(content, dict) else {}
-    missing, left = model.load_state_dict(state, strict=False)
-    if missing or left:
-        problem = f"{len(missing)} tensors are missing and {len(left)} left over, e.g. '{[*missing, *left][0]}'"
-        raise InputError(checkpoint, problem, "give the checkpoint of this config")
+    fit_tensors(model, content.get("state_dict", content) if isinstance(content, dict) else {}, checkpoint)
 
 
 def _thinned(boxes: Boxes) -> Boxes:

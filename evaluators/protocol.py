@@ -23,6 +23,12 @@ class Interval:
     high: float
     level: float
 
+    def text(self, form: str) -> str:
+        """Value and interval by a format such as ".2f"; the value alone where the interval is a point or unknown."""
+        if not self.low < self.high:
+            return f"{self.value:{form}}"
+        return f"{self.value:{form}} ({self.low:{form}} to {self.high:{form}})"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProtocolCard:

@@ -32,7 +32,7 @@ from dwm.scenes.dataroot import open_dataroot
 from dwm.scenes.types import DETECTION_CLASSES
 from evaluators.boxes import Boxes
 from evaluators.detection import DetectionReport, as_eval_boxes, official_config, score_eval_boxes
-from evaluators.splits import scenes_of_split
+from evaluators.splits import samples_of_split
 
 CONFIG = "vad_nusc_detection_cvpr_2019"
 RANGE_X_M, RANGE_Y_M = 30.0, 15.0
@@ -47,10 +47,6 @@ class VadDetectionReport:
     truths_out_of_reach: int  # that take part although no detection there may
     detections_below_score: int  # left out
 
-    def metrics(self) -> dict[str, float]:
-        """The scores as a flat table, named ``vad_detection.``"""
-        return self.scores.metrics("vad_detection.")
-
 
 def evaluate_vad_detection(dataroot: Path, version: str, split: str, submission_path: Path) -> VadDetectionReport:
     """VAD's scores of a detection submission on a split, one of the devkit's or of the version's own splits.json.
@@ -60,8 +56,7 @@ def evaluate_vad_detection(dataroot: Path, version: str, split: str, submission_
     """
     if not submission_path.is_file():
         raise InputError(submission_path, "no such submission", "write one with write_submission")
-    nusc = open_dataroot(dataroot, version)
-    config, tokens = official_config(), _samples(nusc, scenes_of_split(dataroot, version, split))
+    tokens, nusc, config = samples_of_split(dataroot, version, split), open_dataroot(dataroot, version), official_config()
     try:
         found, _ = load_prediction_of_sample_tokens(str(submission_path), config.max_boxes_per_sample, DetectionBox, tokens)
         truth = load_gt_of_sample_tokens(nusc, tokens, DetectionBox)
@@ -109,11 +104,6 @@ def evaluate_vad_boxes(
 def _inside(places_N3: NDArray[np.float64], strict: bool = False) -> NDArray[np.bool_]:
     x, y = np.abs(places_N3[:, 0]), np.abs(places_N3[:, 1])
     return (x < RANGE_X_M) & (y < RANGE_Y_M) if strict else (x <= RANGE_X_M) & (y <= RANGE_Y_M)
-
-
-def _samples(nusc: NuScenes, scene_names: list[str]) -> list[str]:
-    scenes = {scene["token"] for scene in nusc.scene if scene["name"] in set(scene_names)}
-    return [sample["token"] for sample in nusc.sample if sample["scene_token"] in scenes]
 
 
 def _ego_rotation(nusc: NuScenes, sample_token: str) -> NDArray[np.float64]:

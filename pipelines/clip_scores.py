@@ -75,7 +75,8 @@ class ClipScorer:
         total = len(scenario.timestamps_us)
         grid = range(0, total, max(1, round(config.every_s * scenario.fps)))
         self._frames = [f for f in grid if f >= self._given - 1] or [total - 1]
-        self._moments = ReadingConfig().moments(scenario.fps, self._given - 1, total)
+        self._reading = ReadingConfig().for_video(scenario.fps)
+        self._moments = self._reading.moments(scenario.fps, self._given - 1, total)
         self._labels, self._everyone = [], []
         if judges.detector is not None:
             self._labels = [visible_labels(scenario, conditioner, f) for f in self._frames]
@@ -129,7 +130,7 @@ class ClipScorer:
         """How true video scores: the floor of what reads it, and what the gate holds the detector against."""
         agreement = cross_view_metrics(cross_view_agreement(truth, *rig(self._conditioner)))
         add_flat(self._known, agreement, "truth", len(self._frames))
-        self._add_ego_motion(self._known, film, ReadingConfig().first_stretch(self._moments), "truth")
+        self._add_ego_motion(self._known, film, self._reading.first_stretch(self._moments), "truth")
         if self._judges.detector is not None:
             clip, _, unlabelled = self._add_detection(self._known, self._judges.detector, truth, "truth")
             self._for_gate["detection.reference_materialised"] = clip.materialised
@@ -137,7 +138,7 @@ class ClipScorer:
 
     def _add_ego_motion(self, table: MetricTable, film: Film, moments: list[int], source: str) -> dict[str, float]:
         """How far a video strays from the commanded path."""
-        reader, config = self._judges.ego_motion, ReadingConfig()
+        reader, config = self._judges.ego_motion, self._reading
         images = film(moments) if reader is not None and len(moments) > 1 else None
         if reader is None or images is None:
             return {}
@@ -184,8 +185,12 @@ def _add_logged_reference(table: MetricTable, detector: Detector, scenario: Scen
     conditioner = world.conditioner(log.scenario)
     boxes = [visible_labels(log.scenario, conditioner, f)[1] for f in log.frames]
     found = detect_frames(detector, conditioner, log.scenario, log.images, log.frames)
-    score = score_clip_detections(boxes, found, matching(detector))
-    metrics = {"detection.reference_materialised": score.materialised, "detection.logged_boxes": float(score.total.boxes)}
+    rules, everyone = matching(detector), [boxes_of_scenario(log.scenario, f) for f in log.frames]
+    score, unlabelled = score_clip_detections(boxes, found, rules), unlabelled_detections(found, everyone, rules)
+    metrics = {
+        "detection.reference_materialised": score.materialised, "detection.reference_unlabelled": float(unlabelled.mean()),
+        "detection.logged_boxes": float(score.total.boxes),
+    }  # fmt: skip
     for name, value in metrics.items():
         table.add(name, value, "", source="log", samples=len(log.frames))
     return metrics

@@ -30,7 +30,8 @@ def score_detections(path: Path, detector: FindsBoxes, *, rejected: bool = False
     clips, scenes = clips_with_video(dataset, rejected)
     rows: dict[str, Judged] = {}
     if dataroot is not None:
-        rows[LOG] = [_of_log(detector, read_scene(dataroot, *scene, 1.0)) for scene in scenes]
+        logs = tqdm(scenes, desc="logs", disable=None)
+        rows[LOG] = [_of_log(detector, read_scene(dataroot, *scene, 1.0)) for scene in logs]
     for clip_id in tqdm(clips, desc="clips", disable=None):
         for stream, stretch in clip_stretches(dataset, clip_id).items():
             rows.setdefault(STREAMS[stream], []).append(_of_stretch(detector, stretch))

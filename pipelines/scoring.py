@@ -53,7 +53,8 @@ def score_version(
     clips, scenes = clips_with_video(dataset, rejected)
     rows: dict[str, Judged] = {}
     if dataroot is not None:
-        rows[LOG] = [judge_stretch(model, logged_stretch(read_scene(dataroot, *scene)), device) for scene in scenes]
+        logs = tqdm(scenes, desc="logs", disable=None)
+        rows[LOG] = [judge_stretch(model, logged_stretch(read_scene(dataroot, *scene)), device) for scene in logs]
     for clip_id in tqdm(clips, desc="clips", disable=None):
         for stream, stretch in clip_stretches(dataset, clip_id).items():
             rows.setdefault(STREAMS[stream], []).append(judge_stretch(model, stretch, device))
@@ -88,6 +89,10 @@ def clip_stretches(dataset: Dataset, clip_id: str) -> dict[str, VadFootage]:
         for row in dataset.rows("camera_frames", clip_id, channel=CAMERAS[0])
         if row["source_sample_data_token"] is not None
     }
+    span = kept[-1] - kept[0] + 1 if kept else len(clip.frames)
+    if len(kept) != span:
+        problem = f"clip {clip_id}: true video stands at {len(kept)} of {span} key frames"
+        raise InputError(dataset.folder, problem, "VAD reads a key frame every 0.5 s: generate with evaluate.every_s=0.5")
     frames = [clip.frames[k] for k in kept]
     return {
         stream: _stretch(
@@ -138,7 +143,7 @@ def with_intervals(clips: int, scores_of: Callable[[Sequence[int]], dict[str, fl
         )
         for name in everything
     ]  # fmt: skip
-    return [f"{each.value:.3f} ({each.low:.3f} to {each.high:.3f})" for each in intervals]
+    return [each.text(".3f") for each in intervals]
 
 
 def planning_table(rows: dict[str, Judged]) -> str:
@@ -148,7 +153,10 @@ def planning_table(rows: dict[str, Judged]) -> str:
     ]  # fmt: skip
     for video, judged in rows.items():
         report = score_frames(judged).planning
-        for name, score in (("mean up to (ST-P3, VAD)", report.average), ("at (UniAD)", report.at_time)):
+        for name, score in (
+            ("mean up to (ST-P3, VAD)", report.average),
+            ("at time (as UniAD; obstacles as VAD)", report.at_time),
+        ):
             cells = [
                 " / ".join(f"{score.l2_m[h]:.2f}" for h in HORIZONS_S),
                 *(

@@ -75,7 +75,7 @@ def make_agent(
     return AgentTrack(
         instance_token=token, category=category, detection_class=detection_class, size_wlh_m=np.array(size_wlh_m),
         timestamps_us=key_timestamps_us, centers_m=centers, rotations_wxyz=quaternion_from_yaw(poses[:, 2]),
-        velocities_mps=velocities, attributes=(attribute,) * count, num_lidar_pts=np.arange(count) + 5,
+        velocities_mps=velocities, attributes=(attribute,) * count, num_lidar_pts=np.arange(count) + 5, num_radar_pts=np.zeros(count, int),
         visibility=np.full(count, 4), annotation_tokens=tuple(f"{token}-{i}" for i in range(count)),
     )  # fmt: skip
 

@@ -53,7 +53,7 @@ class Newcomer:
             instance_token=self.token, category=self.kind.category, detection_class=self.kind.detection_class,
             size_wlh_m=np.array(self.kind.size_wlh_m), timestamps_us=timestamps_us[:n], centers_m=self.centers_m,
             rotations_wxyz=quaternion_from_yaw(self.yaw_rad), velocities_mps=np.full((n, 2), np.nan), attributes=("",) * n,
-            num_lidar_pts=np.full(n, -1), visibility=np.full(n, 4), annotation_tokens=("",) * n,
+            num_lidar_pts=np.full(n, -1), num_radar_pts=np.zeros(n, np.int64), visibility=np.full(n, 4), annotation_tokens=("",) * n,
         )  # fmt: skip
 
 

@@ -70,7 +70,7 @@ def _load(dataroot: str, version: str, stamp: int) -> NuScenes:
 
     try:
         return NuScenes(version=version, dataroot=dataroot, verbose=False)
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError) as error:
         folder = Path(dataroot) / version
         for table in TABLES:
             read_table(folder / f"{table}.json")

@@ -222,6 +222,7 @@ def _agent(nusc: NuScenes, instance_token: str, rows: list[tuple[int, Record]]) 
         velocities_mps=np.stack([nusc.box_velocity(a["token"])[:2] for a in annotations]),
         attributes=tuple(n[0] if n else "" for n in names),
         num_lidar_pts=np.array([a["num_lidar_pts"] for a in annotations], np.int64),
+        num_radar_pts=np.array([a["num_radar_pts"] for a in annotations], np.int64),
         visibility=np.array([int(a["visibility_token"] or 4) for a in annotations], np.int64),
         annotation_tokens=tuple(a["token"] for a in annotations),
     )  # fmt: skip

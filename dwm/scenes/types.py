@@ -106,6 +106,7 @@ class AgentTrack:
     velocities_mps: Array  # [M, 2] as the devkit's box_velocity; NaN where unknown
     attributes: tuple[str, ...]  # [M] attribute name or ""
     num_lidar_pts: NDArray[np.int64]  # [M]
+    num_radar_pts: NDArray[np.int64]  # [M]
     visibility: NDArray[np.int64]  # [M] nuScenes level 1-4
     annotation_tokens: tuple[str, ...]  # [M]
 

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from dwm.errors import InputError
 from dwm.geometry import invert, yaw_from_rotation
 from dwm.scenes.clips import read_images, resize
 from dwm.scenes.nuscenes import missing_images, nearest_frames, read_scene
-from dwm.scenes.types import CAMERAS, other_side
+from dwm.scenes.types import CAMERAS, Scene, other_side
 from dwm.training.cache import rendered_drives
 from evaluators.splits import scenes_of_split
 
@@ -24,11 +25,23 @@ Array = NDArray[np.float64]
 Images = NDArray[np.uint8]
 
 
+class LoggedImages:
+    """Images of a log's moments, decoded when they are asked for: a split does not fit into memory."""
+
+    def __init__(self, scene: Scene, rows: dict[str, list[int]], image_hw: tuple[int, int]) -> None:
+        self._scene, self._rows, self._image_hw = scene, rows, image_hw
+
+    def __getitem__(self, moment: int) -> Images:
+        """[V, H, W, 3]"""
+        views = [read_images(self._scene, channel, [self._rows[channel][moment]], self._image_hw)[0] for channel in CAMERAS]
+        return np.stack(views)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Footage:
     """One stretch."""
 
-    images: Images  # [T, V, H, W, 3]
+    images: Images | LoggedImages  # [T, V, H, W, 3]
     times_s: Array  # [T]
     ego_to_global: Array  # [T, 4, 4]
     intrinsics: Array  # [V, 3, 3] for these images
@@ -64,7 +77,7 @@ def footage_of_drives(folder: Path, image_hw: tuple[int, int]) -> list[Footage]:
 def footage_of_logs(dataroot: Path, version: str, split: str, image_hw: tuple[int, int]) -> list[Footage]:
     """The scenes of a split whose images are there, at the times of the front camera; InputError where none is."""
     out = []
-    for name in scenes_of_split(dataroot, version, split):
+    for name in tqdm(scenes_of_split(dataroot, version, split), desc="logs", disable=None):
         scene = read_scene(dataroot, version, name, 1.0)
         front = np.array([frame.timestamp_us for frame in scene.frames[CAMERAS[0]]])
         rows = nearest_frames(scene, front)
@@ -73,10 +86,10 @@ def footage_of_logs(dataroot: Path, version: str, split: str, image_hw: tuple[in
         if len(there) < 2:
             continue
         cameras = [c.resized(image_hw[1], image_hw[0]) for c in scene.cameras]
-        images = np.stack([read_images(scene, c, [int(rows[c][t]) for t in there], image_hw) for c in CAMERAS], axis=1)
         out.append(
             Footage(
-                images=images, times_s=(front[there] - front[0]) * 1e-6, ego_to_global=scene.ego.at(front[there]),
+                images=LoggedImages(scene, {c: [int(rows[c][t]) for t in there] for c in CAMERAS}, image_hw),
+                times_s=(front[there] - front[0]) * 1e-6, ego_to_global=scene.ego.at(front[there]),
                 intrinsics=np.stack([c.intrinsics for c in cameras]), camera_to_ego=np.stack([c.camera_to_ego for c in cameras]),
             )
         )  # fmt: skip

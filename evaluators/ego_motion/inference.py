@@ -40,4 +40,4 @@ class EgoMotionReader:
             self.model(before, after, ground.expand(len(before), -1, -1, -1))
             for before, after in zip(small[:-1].split(_BATCH), small[1:].split(_BATCH), strict=True)
         ]
-        return torch.cat(parts).double().cpu().numpy() if parts else np.zeros((0, 3))
+        return torch.cat(parts).double().cpu().numpy()

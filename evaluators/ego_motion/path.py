@@ -5,6 +5,7 @@ A step is the pose of the later moment in the ego frame of the earlier one, in t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,6 +59,14 @@ def path_error(estimated: Array, commanded: Array, step_s: float) -> PathError:
         ade_m=float(apart.mean()), fde_m=float(apart[-1]), heading_rad=float(np.abs(wrap_angle(found[1:, 2] - told[1:, 2])).mean()),
         speed_mps=float(np.abs(speeds[0] - speeds[1]).mean()), steps=len(estimated),
     )  # fmt: skip
+
+
+def mean_error(errors: Sequence[PathError]) -> PathError:
+    """Of several stretches, each by its steps; the last one of a clip may be short."""
+    steps = [error.steps for error in errors]
+    names = ("ade_m", "fde_m", "heading_rad", "speed_mps")
+    means = {name: float(np.average([getattr(error, name) for error in errors], weights=steps)) for name in names}
+    return PathError(**means, steps=sum(steps))
 
 
 def filled(steps: Array) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from evaluators.buckets import BUCKET_S
 from evaluators.ego_motion.inference import EgoMotionReader
 from evaluators.ego_motion.odometry import OdometryConfig, ground_steps
-from evaluators.ego_motion.path import PathError, path_error, steps_of
+from evaluators.ego_motion.path import PathError, mean_error, path_error, steps_of
 
 Array = NDArray[np.float64]
 
@@ -26,6 +26,10 @@ class ReadingConfig:
     bucket_s: float = BUCKET_S  # every stretch starts from the commanded pose, so that errors do not pile up
     odometry: OdometryConfig = field(default_factory=OdometryConfig)
     min_known: float = 0.5  # share of a stretch's steps from which on odometry has an opinion of it
+
+    def for_video(self, fps: float) -> ReadingConfig:
+        """The same with a step of whole frames."""
+        return replace(self, step_s=max(1, round(self.step_s * fps)) / fps)
 
     def moments(self, fps: float, first: int, total: int) -> list[int]:
         """Frames of a video at which it is read, from the last given one on."""
@@ -52,12 +56,12 @@ class EgoMotionScore:
         return tuple(b if k >= self.config.min_known and b.ade_m < a.ade_m else a for a, b, k in opinions)
 
     def metrics(self) -> dict[str, float]:
-        """Means over stretches, by metric name (docs/metrics.md)."""
-        out = {"ego_motion.odometry_known": float(np.mean(self.known))}
-        out["ego_motion.agreed_ade_m"] = float(np.mean([error.ade_m for error in self.agreed]))
+        """Means over stretches, each by its steps, by metric name (docs/metrics.md)."""
+        known = float(np.average(self.known, weights=[error.steps for error in self.seen]))
+        out = {"ego_motion.odometry_known": known, "ego_motion.agreed_ade_m": mean_error(self.agreed).ade_m}
         for prefix, errors in (("ego_motion", self.learnt), ("ego_motion.odometry", self.seen)):
-            for name in ("ade_m", "fde_m", "heading_rad", "speed_mps"):
-                out[f"{prefix}.{name}"] = float(np.mean([getattr(error, name) for error in errors]))
+            mean = mean_error(errors)
+            out |= {f"{prefix}.{name}": getattr(mean, name) for name in ("ade_m", "fde_m", "heading_rad", "speed_mps")}
         return out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +14,9 @@ from dwm.errors import InputError
 from dwm.geometry import rotation_from_quaternion, yaw_from_rotation
 from dwm.scenario.types import KEY_FRAME_HZ, AgentBoxes, LabelSource
 from dwm.scenes.clips import read_images
+from dwm.scenes.proving_ground.can_bus import BLACKLISTED_SCENES
 from dwm.scenes.types import CAMERAS, Scene
+from evaluators.boxes import cycles_in_racks
 from evaluators.drive import Drive
 from evaluators.map_truth import map_lines, open_map
 from evaluators.vad.config import VadConfig
@@ -38,23 +41,24 @@ class LoggedStretch(Stretch):
 
 
 def logged_stretch(scene: Scene) -> LoggedStretch:
-    """A whole scene; annotations without a LiDAR point are no truth, as for the devkit. InputError without map expansion."""
+    """A whole scene; what neither LiDAR nor radar met, and cycles in racks, are no truth, as for the devkit. InputError without map expansion."""
     poses = scene.ego.at(scene.key_timestamps_us)
-    agents = _agents(scene)
+    agents, met = _agents(scene)
     nusc_map = open_map(scene.dataroot, scene.location)
     return LoggedStretch(
         drive=Drive(
             fps=KEY_FRAME_HZ, ego_to_global=poses, agents=agents, cameras=tuple(scene.cameras), lidar_to_ego=scene.lidar_to_ego
         ),
         frames=tuple(range(len(poses))), lines=tuple(map_lines(nusc_map, pose @ scene.lidar_to_ego) for pose in poses),
-        seen=(agents.num_lidar_pts > 0).T, scene=scene, motion=_motion(scene),
+        seen=met.T, scene=scene, motion=_motion(scene),
     )  # fmt: skip
 
 
 def _motion(scene: Scene) -> Array | None:
-    """None where the dataroot has no CAN bus, or not of this scene."""
+    """None where the dataroot has no CAN bus, or not of this scene, or the devkit reads none for its name."""
     path = Path(scene.dataroot) / "can_bus" / f"{scene.name}_pose.json"
-    if not path.is_file():
+    number = re.fullmatch(r"scene-(\d{4})", scene.name)
+    if not path.is_file() or number is None or int(number[1]) in BLACKLISTED_SCENES:
         return None
     from nuscenes.can_bus.can_bus_api import NuScenesCanBus
 
@@ -66,8 +70,8 @@ def _motion(scene: Scene) -> Array | None:
         raise InputError(path, f"cannot read its messages ({error})", "unpack the CAN bus expansion again") from error
 
 
-def _agents(scene: Scene) -> AgentBoxes:
-    """Annotations at the key frames; absent agents stand at zero."""
+def _agents(scene: Scene) -> tuple[AgentBoxes, NDArray[np.bool_]]:
+    """Annotations at the key frames, and which [A, K] of them count for the devkit; absent agents stand at zero."""
     shape = (len(scene.agents), len(scene.key_timestamps_us))
     out = AgentBoxes(
         instance_tokens=tuple(a.instance_token for a in scene.agents), detection_classes=tuple(a.detection_class for a in scene.agents),
@@ -80,9 +84,12 @@ def _agents(scene: Scene) -> AgentBoxes:
             for a in scene.agents
         ),
     )  # fmt: skip
+    met, racked = np.zeros(shape, bool), [cycles_in_racks(scene, int(time)) for time in scene.key_timestamps_us]
     for row, agent in enumerate(scene.agents):
         at = np.searchsorted(scene.key_timestamps_us, agent.timestamps_us)
         out.present[row, at], out.num_lidar_pts[row, at] = True, agent.num_lidar_pts
+        free = np.array([agent.instance_token not in racked[k] for k in at], bool)
+        met[row, at] = (agent.num_lidar_pts + agent.num_radar_pts > 0) & free
         out.centers_m[row, at], out.velocities_mps[row, at] = agent.centers_m, agent.velocities_mps
         out.yaws_rad[row, at] = yaw_from_rotation(rotation_from_quaternion(agent.rotations_wxyz))
-    return out
+    return out, met

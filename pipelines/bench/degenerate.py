@@ -82,5 +82,6 @@ def _rows(agent: AgentTrack, rows: slice) -> AgentTrack:
     return replace(
         agent, timestamps_us=agent.timestamps_us[rows], centers_m=agent.centers_m[rows], rotations_wxyz=agent.rotations_wxyz[rows],
         velocities_mps=agent.velocities_mps[rows], attributes=agent.attributes[rows], num_lidar_pts=agent.num_lidar_pts[rows],
+        num_radar_pts=agent.num_radar_pts[rows],
         visibility=agent.visibility[rows], annotation_tokens=agent.annotation_tokens[rows],
     )  # fmt: skip

@@ -24,9 +24,9 @@ from dwm.scenario.perturbations import BASELINE
 from dwm.scenario.types import Scenario
 from evaluators.ego_motion.inference import EgoMotionReader
 from evaluators.ego_motion.odometry import OdometryConfig
-from evaluators.ego_motion.path import PathError
+from evaluators.ego_motion.path import PathError, mean_error
 from evaluators.ego_motion.score import EgoMotionScore, ReadingConfig, read_steps, score_ego_motion
-from evaluators.protocol import Interval, bootstrap_interval
+from evaluators.protocol import bootstrap_interval
 from pipelines.bench.rollouts import (
     ASIDE,
     FPS,
@@ -54,7 +54,7 @@ _SOURCES = ("true video", "generated")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Errors:
-    """Of one reader on one kind of video, by stretch of a clip."""
+    """Of one reader on one kind of video, a clip each."""
 
     own: list[PathError] = field(default_factory=list)
     wrong: list[PathError] = field(default_factory=list)
@@ -116,11 +116,11 @@ def _read(
     learnt, seen = read_steps(reader, video, *rig(conditioner), OdometryConfig())
     own = score_ego_motion(learnt, seen, scenario.ego_to_global[frames])
     wrong = [score_ego_motion(learnt, seen, other.ego_to_global[frames]) for other in others]
-    known[kind[0]].extend(own.known)
+    known[kind[0]].append(own.metrics()["ego_motion.odometry_known"])
     for name, errors_of in _READERS.items():
         errors = found.setdefault((*kind, name), _Errors())
-        errors.own.extend(errors_of(own))
-        errors.wrong.extend(error for score in wrong for error in errors_of(score))
+        errors.own.append(mean_error(errors_of(own)))
+        errors.wrong.extend(mean_error(errors_of(score)) for score in wrong)
 
 
 def area_under_roc(own: Array, wrong: Array) -> float:
@@ -135,9 +135,5 @@ def _row(key: tuple[str, str, str], errors: _Errors) -> str:
     means = [np.mean([getattr(error, name) for error in errors.own]) for name in ("fde_m", "heading_rad", "speed_mps")]
     wrong = np.array([error.ade_m for error in errors.wrong])
     auc = area_under_roc(np.array([error.ade_m for error in errors.own]), wrong)
-    figures = [_spread(ade), f"{means[0]:.2f}", f"{means[1]:.3f}", f"{means[2]:.2f}", f"{wrong.mean():.2f}", f"{auc:.2f}"]
+    figures = [ade.text(".2f"), f"{means[0]:.2f}", f"{means[1]:.3f}", f"{means[2]:.2f}", f"{wrong.mean():.2f}", f"{auc:.2f}"]
     return "| " + " | ".join([*key, str(len(errors.own)), *figures]) + " |"
-
-
-def _spread(interval: Interval) -> str:
-    return f"{interval.value:.2f} ({interval.low:.2f} to {interval.high:.2f})"

@@ -64,7 +64,8 @@ class Tried:
         """Kept if true; else rejected, among others for what is wrong."""
         if self.kind == TRUTH:
             return self.verdict.keep
-        return any(reason.metric in EXPECTED[self.kind] for reason in self.verdict.reasons)
+        measured = [reason for reason in self.verdict.reasons if np.isfinite(reason.value)]
+        return any(reason.metric in EXPECTED[self.kind] for reason in measured)
 
 
 def bench_gate(

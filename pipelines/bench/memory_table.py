@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dwm.scenes.types import CAMERAS
 from evaluators.frechet import FrechetScore, score_frechet
 from evaluators.frechet_features import FrechetFeatures
-from evaluators.protocol import Interval, bootstrap_interval
+from evaluators.protocol import bootstrap_interval
 from pipelines.bench.rollouts import FPS, frames_between
 
 Array = NDArray[np.float64]
@@ -67,8 +67,7 @@ def _psnr_cells(by_name: dict[str, list[Judged]], name: str) -> list[str]:
     own, off = (np.array([j.psnr_db for j in by_name[n]]) for n in (name, OFF))
     known = float(np.mean([j.known_psnr_db for j in by_name[name]]))
     gain = bootstrap_interval(own - off, np.random.default_rng(0))
-    spread = f"{gain.value:+.2f}" if len(own) == 1 else _spread(gain, "+.2f")
-    return [f"{own.mean():.2f}", "" if name == OFF else spread, f"{known:.2f}" if np.isfinite(known) else ""]
+    return [f"{own.mean():.2f}", "" if name == OFF else gain.text("+.2f"), f"{known:.2f}" if np.isfinite(known) else ""]
 
 
 def _card(features: FrechetFeatures, metric: str, score: FrechetScore, frames: int) -> str:
@@ -78,11 +77,7 @@ def _card(features: FrechetFeatures, metric: str, score: FrechetScore, frames: i
 
 
 def _cell(score: FrechetScore) -> str:
-    return f"{score.distance:.4f}" if score.interval is None else _spread(score.interval, ".4f")
-
-
-def _spread(interval: Interval, form: str) -> str:
-    return f"{interval.value:{form}} ({interval.low:{form}} to {interval.high:{form}})"
+    return f"{score.distance:.4f}" if score.interval is None else score.interval.text(".4f")
 
 
 def _row(*cells: str) -> str:

@@ -1,6 +1,7 @@
 """What it costs to score a clip, metric by metric, beside what it costs to make it: seconds for a minute of six-camera video.
 
-Networks whose weights do not ship run with random ones: time does not depend on them. What a run looks
+Networks whose weights do not ship run with random ones: their own time does not depend on them, but VAD then finds hardly a box that
+would have to be matched. What a run looks
 at twice a second is timed so; what needs every frame is given every frame. FID and FVD by the public networks are not among them.
 """
 
@@ -37,6 +38,7 @@ from evaluators.ego_motion.odometry import ground_steps
 from evaluators.ego_motion.score import ReadingConfig
 from evaluators.flicker import score_appearance
 from evaluators.frechet_features import FrechetFeatures
+from evaluators.map_truth import map_lines, open_map
 from evaluators.novelty import score_novelty
 from evaluators.protocol import bootstrap_interval
 from evaluators.vad.config import CONFIGS
@@ -121,7 +123,8 @@ class _Timing:
         truth = timed("rendering true video", lambda: true_frames(moment, scenario, scored, world.image_hw))
         timed("PSNR, SSIM", lambda: score_counterfactual(video[scored], truth, 1 / EvaluateConfig().every_s, 1))
         timed("FID-pg, FVD-pg: features", lambda: (self._features.of_images(video[scored]), self._features.of_video(video)))
-        timed("VAD: table 7, planning", lambda: self._vad_scores(scenario, conditioner, video))
+        stretch = self._stretch(scenario, conditioner, video)
+        timed("VAD: table 7, forecasts, planning", lambda: self._vad_scores(stretch))
         return seconds
 
     def _detection(self, scenario: Scenario, conditioner: ScenarioConditioner, video: Images, scored: list[int]) -> None:
@@ -130,13 +133,18 @@ class _Timing:
         score_clip_detections(labels, found, matching(self._detector))
         evaluate_boxes_in_memory(*({str(i): b for i, b in enumerate(boxes)} for boxes in (labels, found)))
 
-    def _vad_scores(self, scenario: Scenario, conditioner: ScenarioConditioner, video: Images) -> None:
-        rows = list(range(0, len(video), round(scenario.fps / KEY_FRAME_HZ)))
-        stretch = VadFootage(
-            drive=Drive.of(scenario), frames=tuple(rows), images=video[rows], lines=((),) * len(rows), given=1,
-            seen=seen_agents(conditioner, rows),
-        )  # fmt: skip
-        score_frames([judge_stretch(self._vad, stretch, str(self._world.device))])
+    def _stretch(self, scenario: Scenario, conditioner: ScenarioConditioner, video: Images) -> VadFootage:
+        """With the map's lines, which a run reads from its own tables."""
+        drive, rows = Drive.of(scenario), list(range(0, len(video), round(scenario.fps / KEY_FRAME_HZ)))
+        nusc_map = open_map(scenario.scene.dataroot, scenario.scene.location)
+        lines = tuple(map_lines(nusc_map, drive.ego_to_global[row] @ drive.lidar_to_ego) for row in rows)
+        return VadFootage(
+            drive=drive, frames=tuple(rows), images=video[rows], lines=lines, given=1, seen=seen_agents(conditioner, rows)
+        )
+
+    def _vad_scores(self, stretch: VadFootage) -> None:
+        scores = score_frames([judge_stretch(self._vad, stretch, str(self._world.device))])
+        _ = scores.table_7(), scores.motion, scores.planning
 
 
 def _made(world: WorldModel, conditioner: ScenarioConditioner, frames: list[int], paths: list[Path]) -> None:

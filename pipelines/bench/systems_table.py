@@ -50,8 +50,8 @@ def _bucket_row(name: str, made: list[Run], truth: list[Run], b: int, of_truth: 
     own, true = ([run.buckets[b] for run in part] for part in (made, truth[: len(made)]))
     psnr = bootstrap_interval(np.array([bucket.psnr_db.mean() for bucket in own]), np.random.default_rng(0))
     return _row(
-        name, _time(b), str(len(made)), *(_spread(_distance(true, own, f), ".4f") for f in (_video, _image)),
-        _spread(psnr, ".2f"), _spread(_relative_map(own, of_truth), ".2f"), *(totals if last else ("", "", "")),
+        name, _time(b), str(len(made)), *(_distance(true, own, f).text(".4f") for f in (_video, _image)),
+        psnr.text(".2f"), _relative_map(own, of_truth).text(".2f"), *(totals if last else ("", "", "")),
     )  # fmt: skip
 
 
@@ -131,7 +131,7 @@ def _comparison_rows(runs: dict[str, list[Run]], pairs: Sequence[tuple[str, ...]
     for name, other in pairs:
         n = min(len(runs[name]), len(runs[other]))
         shared = min(len(runs[name][0].buckets), len(runs[other][0].buckets))
-        ratios = [f"x {_spread(_ratio(runs, name, other, n, b), '.2f')}" if b < shared else "" for b in range(last)]
+        ratios = [f"x {_ratio(runs, name, other, n, b).text('.2f')}" if b < shared else "" for b in range(last)]
         costs = {key: [run.cost for run in runs[key][:n]] for key in (name, other)}
         a_frame = sum(c.seconds for c in costs[other]) / sum(c.frames for c in costs[other])
         frames = a_frame * sum(c.frames for c in costs[name])
@@ -164,12 +164,6 @@ def _image(scored: Scored) -> Array:
 
 def _time(b: int) -> str:
     return f"{b * BUCKET_S:g}-{(b + 1) * BUCKET_S:g} s"
-
-
-def _spread(interval: Interval, form: str) -> str:
-    if not interval.low < interval.high:
-        return f"{interval.value:{form}}"
-    return f"{interval.value:{form}} ({interval.low:{form}} to {interval.high:{form}})"
 
 
 def _row(*cells: str) -> str:

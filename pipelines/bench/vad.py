@@ -49,10 +49,12 @@ def _found_by(detector: Detector, scene: Scene, frames: list[JudgedFrame]) -> li
 
 
 def _forecasts(judged: Judged) -> str:
-    lines = ["| forecasts of | true | found | ADE [m] | FDE [m] | MR | EPA |", "|---|---|---|---|---|---|---|"]
+    lines = ["| forecasts of | true | matched | ADE [m] | FDE [m] | MR | EPA |", "|---|---|---|---|---|---|---|"]
     for name, score in score_frames(judged).motion.items():
         figures = (score.ade_m, score.fde_m, score.miss_rate, score.epa)
-        lines.append(f"| {name} | {score.truths} | {score.hits} | " + " | ".join(f"{value:.2f}" for value in figures) + " |")
+        lines.append(
+            f"| {name} | {score.truths} | {score.matched_full} | " + " | ".join(f"{value:.2f}" for value in figures) + " |"
+        )
     return "\n".join(lines)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,14 @@ def write_dataroot(root: Path, frames: list[Boxes], yaw_rad: float = 0.7) -> dic
     (root / "maps").mkdir()
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(root / "maps" / "map.png")
     return {f"s{k}": pose for k, pose in enumerate(poses)}
+
+
+def edit(root: Path, table: str, change: Callable[[list[dict[str, Any]]], Any]) -> None:
+    """Changes the rows of a table in place."""
+    path = root / VERSION / f"{table}.json"
+    rows = json.loads(path.read_text())
+    change(rows)
+    path.write_text(json.dumps(rows))
 
 
 def _write_sample(tables: dict[str, list[dict[str, Any]]], k: int, count: int, boxes: Boxes, pose: NDArray[np.float64]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,16 @@ import pytest
 
 from dwm.geometry import invert, quaternion_from_yaw, transform_from_xy_yaw
 from dwm.scenario.types import AgentBoxes, Perturbation, Scenario
-from dwm.scenes.types import AgentTrack, EgoTrack, Scene
-from evaluators.boxes import ALLOWED_ATTRIBUTES, ATTRIBUTES, Boxes, boxes_from, boxes_of_scenario, boxes_of_scene
+from dwm.scenes.types import DETECTION_CLASSES, AgentTrack, EgoTrack, Scene
+from evaluators.boxes import (
+    ALLOWED_ATTRIBUTES,
+    ATTRIBUTES,
+    Boxes,
+    boxes_from,
+    boxes_of_scenario,
+    boxes_of_scene,
+    cycles_in_racks,
+)
 from evaluators.detector.samples import KeyFrames, read_cache, write_cache
 
 POSE = transform_from_xy_yaw(100.0, 50.0, np.pi / 2)
@@ -21,7 +30,7 @@ def track(detection_class: str | None, center: list[float], visibility: int = 4)
     return AgentTrack(
         instance_token="i", category="c", detection_class=detection_class, size_wlh_m=np.array([2.0, 4.5, 1.6]),
         timestamps_us=TIMES[:1], centers_m=np.array([center]), rotations_wxyz=quaternion_from_yaw(np.array([np.pi / 2])),
-        velocities_mps=np.array([[0.0, 3.0]]), attributes=("vehicle.moving",), num_lidar_pts=np.array([7]),
+        velocities_mps=np.array([[0.0, 3.0]]), attributes=("vehicle.moving",), num_lidar_pts=np.array([7]), num_radar_pts=np.array([2]),
         visibility=np.array([visibility]), annotation_tokens=("a",),
     )  # fmt: skip
 
@@ -45,9 +54,21 @@ def test_annotations_come_in_the_ego_frame_at_their_own_key_frame_only() -> None
     np.testing.assert_allclose(boxes.yaws_rad, [0], atol=1e-9)
     np.testing.assert_allclose(boxes.velocities_mps, [[3.0, 0]], atol=1e-9)
     assert ATTRIBUTES[boxes.attributes[0]] == "vehicle.moving"
-    assert boxes.num_pts[0] == 7
+    assert boxes.num_pts[0] == 9, "as the devkit counts: LiDAR and radar"
     assert len(boxes_of_scene(scene, 0)) == 2
     assert len(boxes_of_scene(scene, 1)) == 0
+
+
+def test_cycles_in_a_rack_are_no_truth_as_for_the_devkit() -> None:
+    rack = dataclasses.replace(
+        track(None, [100.0, 60.0, 1.0]), category="static_object.bicycle_rack", size_wlh_m=np.array([2.0, 6.0, 2.0])
+    )
+    along, aside = [100.0, 62.9, 1.0], [101.2, 60.0, 1.0]  # the rack lies along global y, 6 m long and 2 m wide
+    scene = scene_with(rack, *(dataclasses.replace(track("bicycle", at), instance_token=str(at)) for at in (along, aside)),
+                       dataclasses.replace(track("car", along), instance_token="car"))  # fmt: skip
+    assert cycles_in_racks(scene, TIMES[0]) == {str(along)} and cycles_in_racks(scene, TIMES[1]) == set()
+    boxes = boxes_of_scene(scene, 0)
+    assert sorted(DETECTION_CLASSES[k] for k in boxes.labels) == ["bicycle", "car"]
 
 
 def test_scenario_boxes_come_in_the_commanded_ego_frame_and_only_while_present() -> None:

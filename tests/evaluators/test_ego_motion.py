@@ -12,9 +12,12 @@ import torch
 from dwm.errors import InputError
 from dwm.geometry import transform_from_xy_yaw
 from dwm.models.weights import load_model
+from dwm.scenes.clips import read_images
+from dwm.scenes.nuscenes import read_scene
 from dwm.scenes.proving_ground.rig import make_rig
+from dwm.scenes.types import CAMERAS
 from dwm.training.config import LoopConfig
-from evaluators.ego_motion.footage import Footage, mirrored
+from evaluators.ego_motion.footage import Footage, footage_of_logs, mirrored
 from evaluators.ego_motion.inference import EgoMotionReader
 from evaluators.ego_motion.network import (
     EgoMotion,
@@ -34,6 +37,7 @@ from evaluators.ego_motion.odometry import ground_steps
 from evaluators.ego_motion.path import filled, path_error, path_of, steps_of
 from evaluators.ego_motion.score import ReadingConfig, score_ego_motion
 from evaluators.ego_motion.training import EgoMotionTask, EgoMotionTraining, _collate, _pair, train_ego_motion
+from evaluators.splits import scenes_of_split
 
 HW = (128, 224)
 
@@ -89,6 +93,22 @@ def test_stretches_start_afresh():
     assert score.learnt[0].fde_m == pytest.approx(score.learnt[1].fde_m) == pytest.approx(4.0)
     assert score.metrics()["ego_motion.odometry_known"] == 0.0
     assert score.metrics()["ego_motion.odometry.fde_m"] == pytest.approx(40.0)
+
+
+def test_a_short_last_stretch_counts_by_its_steps():
+    told, config = np.array([[1.0, 0.0, 0.0]] * 61), ReadingConfig()
+    whole, one_more = (score_ego_motion(told[:n] * [1.1, 1, 1], told[:n], poses(told[:n]), config).metrics() for n in (60, 61))
+    assert whole["ego_motion.ade_m"] == pytest.approx(3.05)
+    assert one_more["ego_motion.ade_m"] == pytest.approx((60 * 3.05 + 0.1) / 61)
+
+
+def test_a_video_is_read_in_whole_frames_and_speeds_are_by_its_own_step():
+    config = ReadingConfig().for_video(10.0)
+    assert config.step_s == pytest.approx(0.2) and config.moments(10.0, 0, 6) == [0, 2, 4]
+    assert len(config.first_stretch(config.moments(10.0, 0, 600))) == 51
+    assert ReadingConfig().for_video(12.0) == ReadingConfig()
+    told = np.array([[1.0, 0.0, 0.0]] * 50)
+    assert score_ego_motion(told * [1.2, 1, 1], told, poses(told), config).learnt[0].speed_mps == pytest.approx(1.0)
 
 
 def test_a_camera_strays_where_neither_opinion_finds_it_on_its_path():
@@ -332,6 +352,18 @@ def test_training_learns_and_what_it_writes_is_read_back(tmp_path, monkeypatch):
     big, intrinsics, cameras = painted_plane(parts[3].ego_to_global[:3], (64, 112))
     assert reader.steps(big, intrinsics, cameras).shape == (2, 3)
     assert len(reader.sha256) == 64
+
+
+def test_a_log_is_read_moment_by_moment_through_its_own_cameras(pg_dataroot):
+    footage = footage_of_logs(pg_dataroot, "v1.0-mini", "pg_train", (16, 28))
+    scene = read_scene(pg_dataroot, "v1.0-mini", scenes_of_split(pg_dataroot, "v1.0-mini", "pg_train")[0])
+    times_us = np.array([frame.timestamp_us for frame in scene.frames["CAM_FRONT"]])
+    np.testing.assert_allclose(footage[0].times_s, (times_us - times_us[0]) * 1e-6)
+    wanted = [read_images(scene, channel, [3], (16, 28))[0] for channel in CAMERAS]
+    np.testing.assert_array_equal(footage[0].images[3], wanted)
+    step = np.linalg.inv(scene.ego.at(times_us[3:4])[0]) @ scene.ego.at(times_us[5:6])[0]
+    np.testing.assert_allclose(footage[0].step(3, 5)[:2], step[:2, 3], atol=1e-9)
+    np.testing.assert_allclose(footage[0].intrinsics[0], scene.cameras[0].resized(28, 16).intrinsics)
 
 
 def test_too_little_footage_is_told(tmp_path):

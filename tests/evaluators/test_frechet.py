@@ -125,6 +125,13 @@ def test_one_clip_has_neither_interval_nor_floor_and_too_few_samples_are_said() 
     assert "fewer samples than features: singular covariances" in score.notes()
 
 
+@pytest.mark.parametrize(("samples", "singular"), [(4, True), (5, False)])
+def test_as_many_samples_as_features_leave_covariances_singular(samples: int, singular: bool) -> None:
+    rng = np.random.default_rng(0)
+    notes = score_frechet([rng.normal(size=(samples, 4))], [rng.normal(size=(9, 4))], rng).notes()
+    assert any("singular" in note for note in notes) == singular
+
+
 def test_what_cannot_be_compared_is_refused() -> None:
     with pytest.raises(InputError, match="2 true and 1 generated"):
         score_frechet([np.zeros((3, 2))] * 2, [np.zeros((3, 2))], np.random.default_rng(0))

@@ -122,5 +122,7 @@ def test_path_cameras_and_inventions_count_where_a_limit_is_set(metric: str) -> 
     verdict = judge({**GOOD_PATH, metric: value}, STRICT)
     assert [r.metric for r in verdict.reasons] == [metric] and sentence in verdict.reasons[0].sentence
     assert judge({**GOOD_PATH, metric: value}, GateConfig()).keep, "off by default"
+    logged = judge({**GOOD_PATH, metric: value, "detection.logged_boxes": 20.0}, STRICT)
+    assert logged.reasons[0].sentence.count("on true video") == 0
     unmeasured = judge({k: v for k, v in GOOD_PATH.items() if k != metric}, STRICT)
     assert [r.sentence for r in unmeasured.reasons] == [f"not measured: {metric} (the metric is absent)"]

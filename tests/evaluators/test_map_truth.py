@@ -105,12 +105,16 @@ def test_a_map_changed_on_disk_is_read_again(tmp_path: Path) -> None:
     assert found(root, "divider") == []
 
 
+@pytest.mark.parametrize("key", expansion({}, {}))
+def test_a_map_expansion_without_one_of_its_keys_is_refused_by_name(tmp_path: Path, key: str) -> None:
+    incomplete = expansion({}, {})
+    del incomplete[key]
+    with pytest.raises(InputError, match=f"{key}|outdated"):
+        open_map(write(tmp_path, incomplete, "incomplete"), "incomplete")
+
+
 def test_what_is_no_map_expansion_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such map expansion"):
         open_map(tmp_path, "nowhere")
-    incomplete = expansion({}, {})
-    del incomplete["traffic_light"]
-    with pytest.raises(InputError, match="traffic_light"):
-        open_map(write(tmp_path, incomplete, "incomplete"), "incomplete")
     with pytest.raises(InputError, match="outdated"):
         open_map(write(tmp_path, {**expansion({}, {}), "version": "1.0"}, "old"), "old")

@@ -104,5 +104,16 @@ def test_wrong_files_are_told(tmp_path):
     with pytest.raises(InputError, match="not a readable checkpoint"):
         Mmdet3dDetector(shipped_config(), broken, options=SMALL)
     torch.save({"state_dict": {"a": torch.zeros(1)}}, broken)
-    with pytest.raises(InputError, match="tensors are missing and 1 left over"):
+    with pytest.raises(InputError, match="tensor 'a' is not part of the model"):
         Mmdet3dDetector(shipped_config(), broken, options=SMALL)
+
+
+@with_mmdet3d
+def test_a_checkpoint_of_another_size_is_told(detector, tmp_path):
+    from evaluators.mmdet3d import Mmdet3dDetector
+
+    state = detector.model.state_dict()
+    name = next(key for key in state if key.endswith("conv1.weight"))
+    torch.save({"state_dict": {**state, name: state[name][:1].clone()}}, tmp_path / "weights.pth")
+    with pytest.raises(InputError, match=f"tensor '{name}' has another shape"):
+        Mmdet3dDetector(shipped_config(), tmp_path / "weights.pth", options=SMALL)

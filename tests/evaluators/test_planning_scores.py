@@ -94,6 +94,14 @@ def test_only_whole_futures_count_unless_missing_steps_are_taken_as_zero() -> No
     assert report.l2_at_time_missing_as_zero_m == {1: 4, 2: 4, 3: 1}
 
 
+def test_collisions_are_shares_of_the_frames_with_whole_futures() -> None:
+    whole = plan(standing(20), others=agents((20, 0)))
+    cut = plan(standing(20), others=agents((20, 0)), driven_known=np.arange(STEPS) < 5)
+    report = evaluate_planning([whole, cut])
+    assert rates(report) == ([1, 1, 1], [1, 1, 1])
+    assert report.average.heading_collision_rate == {1: 1, 2: 1, 3: 1} and (report.frames, report.frames_cut_short) == (1, 1)
+
+
 def test_without_a_frame_that_counts_figures_are_unknown() -> None:
     report = evaluate_planning([])
     assert report.frames == 0

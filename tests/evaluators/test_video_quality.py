@@ -110,11 +110,21 @@ def test_centre_crops_bring_the_shorter_side_to_224_either_way() -> None:
     torch.testing.assert_close(tall, centre_cropped(wide).transpose(3, 4))
 
 
+def test_shrinking_a_clip_does_not_smooth_it_first() -> None:
+    columns = np.arange(896) % 4
+    stripes = torch.from_numpy(np.where((columns == 1) | (columns == 2), 255, 0).astype(np.uint8))
+    assert (centre_cropped(stripes.expand(1, 3, 10, 896, 896)) == 1.0).all(), (
+        "each place is the mean of the two columns at its middle"
+    )
+
+
 def test_files_that_are_not_what_they_should_be_are_refused(inception: NetworkFile, i3d: NetworkFile, tmp_path: Path) -> None:
     digest = weights_sha256(Path(inception.path))
     assert InceptionFeatures(NetworkFile(path=inception.path, sha256=digest.upper())).sha256 == digest
     with pytest.raises(InputError, match=f"sha256 {digest}, expected 00"):
         InceptionFeatures(NetworkFile(path=inception.path, sha256="00"))
+    with pytest.raises(InputError, match="expected 00"):
+        I3dFeatures(NetworkFile(path=i3d.path, sha256="00"))
     with pytest.raises(InputError, match="no such network file"):
         InceptionFeatures(NetworkFile(path=str(tmp_path / "none.pt")))
     torch.save(TinyInception().state_dict(), tmp_path / "state.pt")
@@ -212,6 +222,7 @@ def test_fvd_cuts_successive_clips_per_camera_and_its_card_says_how(i3d: Network
                  "every camera a sample of its own", "fewer samples than features: singular covariances"):  # fmt: skip
         assert part in sentence
     assert "samples that begin at 0 to 10 s" in found["FVD", 0.0].card.notes
+    assert whole.card.weights_sha256 == weights_sha256(Path(i3d.path))
 
 
 def test_what_cannot_be_compared_is_refused(inception: NetworkFile, i3d: NetworkFile) -> None:
@@ -231,3 +242,6 @@ def test_what_cannot_be_compared_is_refused(inception: NetworkFile, i3d: Network
     quality.add(clip, clip, cameras=CAMERAS, frames_per_second=1)
     with pytest.raises(InputError, match="of one kind"):
         quality.add(clip, clip, cameras=CAMERAS, frames_per_second=2)
+    for other, cameras in ((clip[:7], CAMERAS), (clip[:, ::-1], CAMERAS[::-1]), (clip[:, :, :10], CAMERAS)):
+        with pytest.raises(InputError, match="of one kind"):
+            quality.add(other, other, cameras=cameras, frames_per_second=1)

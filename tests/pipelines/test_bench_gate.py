@@ -9,7 +9,7 @@ import pytest
 from dwm.models.weights import save_model
 from evaluators.corruptions import IN_PICTURES, IN_WHAT_IS_FILMED
 from evaluators.ego_motion.network import EgoMotion, EgoMotionConfig
-from evaluators.gate import GATED, GateConfig, Reason, Verdict
+from evaluators.gate import GATED, GateConfig, Reason, Verdict, judge
 from pipelines.bench import gate
 from pipelines.bench.gate import EXPECTED, TRUTH, Tried, bench_gate, gated_value, metric_table, verdict_table
 from tests.pipelines.tiny_models import VERSION, write_models
@@ -31,6 +31,8 @@ def test_rightly_is_kept_if_true_and_rejected_for_what_was_planted():
         tried("noise", "cross_view.worst_pair"), tried("noise"), tried("noise", "ego_motion.agreed_ade_m", "sharpness.ratio_last"),
     ]  # fmt: skip
     assert [clip.rightly for clip in clips] == [True, True, False, True, False, False, True]
+    unmeasured = judge({}, GateConfig(max_path_error_m=1.0, min_cross_view=0.5, max_unlabelled=0.3))
+    assert not any(Tried(kind=kind, metrics={}, verdict=unmeasured).rightly for kind in EXPECTED)
     lines = verdict_table(clips)
     assert lines[3] == "| true video | 3 | 67% | 33% | 67% | flicker.mean 33% |"
     assert lines[4].startswith("| noise | 4 | 25% | 75% | 50% | ")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from evaluators.vad.score import VadScores
 from pipelines.bench import scoring_cost
 from pipelines.bench.scoring_cost import MAKING, _table, bench_scoring_cost
 from tests.pipelines.tiny_models import VERSION, write_models
@@ -25,7 +26,13 @@ def test_every_metric_is_timed_on_a_clip_of_a_real_world(pg_dataroot: Path, tmp_
     models = write_models(tmp_path)
     codec, world = models / "codec.safetensors", models / "world.safetensors"
     things, detector = (Path(f"weights/proving_ground_{name}.safetensors") for name in ("things", "detector"))
-    clock = iter(range(1000))
+    clock, scored = iter(range(1000)), []
+
+    def score_frames(stretches):
+        scored.append((stretches, VadScores(frames=tuple(stretches[0]))))
+        return scored[0][1]
+
+    monkeypatch.setattr(scoring_cost, "score_frames", score_frames)
     monkeypatch.setattr(scoring_cost.time, "perf_counter", lambda: float(next(clock)))
     table = bench_scoring_cost(pg_dataroot, VERSION, codec, world, things, detector, 1, 2.0)
     rows = {cells[1].strip(): float(cells[2]) for line in table.splitlines()[4:] if len(cells := line.split("|")) > 3}
@@ -33,4 +40,7 @@ def test_every_metric_is_timed_on_a_clip_of_a_real_world(pg_dataroot: Path, tmp_
     single = {name: value for name, value in rows.items() if name not in (MAKING, "all of these")}
     # A tick each, of a clip of 2 s; making it ticks inside as well.
     assert set(single.values()) == {30.0} and len(single) == 11
+    ((stretches, scores),) = scored
+    assert {"detection", "map", "motion", "planning"} <= scores.__dict__.keys(), "figures that no one asks for cost nothing"
+    assert sum(sum(frame.lines.truths.values()) for frame in stretches[0]) > 0
     assert rows["all of these"] == 11 * 30.0 and rows[MAKING] > 30.0

@@ -113,6 +113,18 @@ def test_true_video_is_stored_at_the_scored_frames(dataset: Dataset, scenario: S
     assert psnr_db(stretches["rgb"].images[1:], rendered[1:]).max() < 28  # an untrained model's
 
 
+def test_true_video_that_leaves_key_frames_out_is_told(dataset: Dataset, monkeypatch: pytest.MonkeyPatch):
+    stored = Dataset.rows
+
+    def sparse(self, table, *args, **filters):
+        rows = stored(self, table, *args, **filters)
+        return [{**row, "frame_step": 12, "n_frames": 2} if row.get("stream") == "truth" else row for row in rows]
+
+    monkeypatch.setattr(Dataset, "rows", sparse)
+    with pytest.raises(InputError, match="true video stands at 2 of 3 key frames"):
+        clip_stretches(dataset, baseline(dataset))
+
+
 def test_score_prints_both_tables_for_every_kind_of_video(folder: Path, pg_dataroot: Path, capsys: pytest.CaptureFixture[str]):
     weights = str(folder / "vad.safetensors")
     assert main(["score", str(folder / "run"), "--vad", weights, "--rejected", "--dataroot", str(pg_dataroot)]) == 0
@@ -141,10 +153,10 @@ def test_a_detector_that_knows_the_truth_scores_full_marks_on_both_kinds_of_vide
     }
     for video in ("true video", "generated"):
         assert [cell.strip() for cell in rows[video][:2]] == ["2", "6"]
-        assert rows[video][-1].strip() == "1.000 (1.000 to 1.000)"
+        assert rows[video][-1].strip() == "1.000"
     blind = Knows([Boxes.empty()] * 100)
     table = score_detections(folder / "run", blind, rejected=True, dataroot=pg_dataroot).splitlines()
-    assert table[4].startswith("| the log's images | 1 | 3 | 0.000 | ") and " | 0.000 (0.000 to 0.000) | " in table[5]
+    assert table[4].startswith("| the log's images | 1 | 3 | 0.000 | ") and " | 0.000 | " in table[5]
     assert blind.shown[0][0][0].shape == (32, 56, 3) and blind.shown[-1][0][0].shape == (128, 224, 3)
 
 

@@ -45,6 +45,15 @@ def test_boxes_are_the_logs_annotations_and_seen_those_with_points(scene):
     assert {line.class_name for line in stretch.lines[0]} >= {"divider", "boundary"}
 
 
+def test_what_the_radar_alone_met_is_truth_and_what_no_sensor_met_is_not(scene):
+    agents = [
+        replace(a, num_lidar_pts=0 * a.num_lidar_pts, num_radar_pts=0 * a.num_radar_pts + (n == 0))
+        for n, a in enumerate(scene.agents)
+    ]
+    seen = logged_stretch(replace(scene, agents=tuple(agents))).seen
+    assert seen[:, 0].sum() == len(agents[0].timestamps_us) and not seen[:, 1:].any()
+
+
 def test_a_frame_is_read_from_its_key_images_with_the_cars_motion(scene, pg_dataroot: Path):
     frame = logged_stretch(scene).frame(1, TINY)
     nusc = NuScenes("v1.0-mini", str(pg_dataroot), verbose=False)
@@ -72,6 +81,9 @@ def test_without_a_can_bus_the_motion_is_zero_and_a_broken_one_is_told(scene, pg
     assert logged_stretch(bare).motion is None
     assert not logged_stretch(bare).frame(1, TINY).can_bus_18[7:16].any()
     (tmp_path / "can_bus").mkdir()
+    for name in ("synth-1", "scene-0161"):  # the devkit takes no such name, and has no bus of that scene
+        (tmp_path / "can_bus" / f"{name}_pose.json").write_text("[]")
+        assert logged_stretch(replace(bare, name=name)).motion is None
     (tmp_path / "can_bus" / "scene-0001_pose.json").write_text('[{"utime": 1}]')
     with pytest.raises(InputError, match="cannot read its messages"):
         logged_stretch(bare)
