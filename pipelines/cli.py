@@ -197,7 +197,9 @@ def _add_on_dataset(commands: argparse._SubParsersAction) -> None:
     score.add_argument("--size", default="vad_tiny", help="network of a public checkpoint: vad_tiny (default) or vad_base")
     score.add_argument("--mmdet3d", type=Path, metavar="CONFIG", help="mAP and NDS of a network of mmdet3d instead")
     score.add_argument("--checkpoint", type=Path, help="weights of that network; without, they are random")
-    score.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="fields of its config to change")
+    score.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a field of its config to change")
+    score.add_argument("--scale", type=float, default=1.0, help="of the log's images that it sees (default 1)")
+    score.add_argument("--skip-missing", action="store_true", help="leave out key frames of the log whose images are missing")
     score.add_argument("--rejected", action="store_true", help="score clips that the gate rejected too")
     score.add_argument("--dataroot", type=Path, help="where the source scenes lie: score the log's own images too")
     score.add_argument("--device", default="cpu", help="torch device (default cpu)")
@@ -229,7 +231,9 @@ def _score(arguments: argparse.Namespace) -> int:
         from pipelines.detection_scoring import score_detections
 
         detector = _mmdet3d(arguments.mmdet3d, arguments)
-        print(score_detections(arguments.dataset, detector, **which))
+        print(
+            score_detections(arguments.dataset, detector, scale=arguments.scale, skip_missing=arguments.skip_missing, **which)
+        )
         return 0
     from pipelines.scoring import score_version
 
@@ -242,7 +246,7 @@ def _add_detect(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("dataroot", type=Path, metavar="DATAROOT", help="nuScenes, or a data set in its format")
     parser.add_argument("--config", type=Path, required=True, help="a config of mmdet3d (FCOS3D, PGD). It is Python, and runs")
     parser.add_argument("--checkpoint", type=Path, help="its weights; without, they are random")
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="fields of the config to change")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a field of the config to change")
     parser.add_argument("--version", default="v1.0-mini")
     parser.add_argument("--scenes", nargs="*", default=[], help="names; default: all")
     parser.add_argument("--scale", type=float, default=1.0, help="of the images that the network sees (default 1)")
@@ -280,6 +284,9 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--things", type=Path, default=Path("weights/proving_ground_things.safetensors"))
     parser.add_argument("--detector", type=Path, default=Path("weights/proving_ground_detector.safetensors"))
     parser.add_argument("--vad", type=Path, default=Path("weights/proving_ground_vad.safetensors"))
+    parser.add_argument(
+        "--size", default="vad_tiny", help="vad: network of a public checkpoint, vad_tiny (default) or vad_base"
+    )
     parser.add_argument("--ego-motion", type=Path, default=Path("weights/proving_ground_ego_motion.safetensors"))
     parser.add_argument(
         "--cases", type=int, default=12, help="starting moments; scenarios: tries of a family; scenario_cost: scenes"

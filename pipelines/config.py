@@ -135,7 +135,7 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     video: VideoConfig = field(default_factory=VideoConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
-    gate: dict[str, float] = field(default_factory=dict)  # thresholds by name, see evaluators/gate.py
+    gate: dict[str, float | None] = field(default_factory=dict)  # thresholds by name, null for none: evaluators/gate.py
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     out: str = "out/run"  # run folder, becomes the dataset
     seed: int = 0

@@ -14,15 +14,20 @@ from evaluators.boxes import Boxes, boxes_of_scene
 from evaluators.detection import OFFICIAL_CONFIG, evaluate_boxes_in_memory
 from evaluators.vad.footage import VadFootage
 from pipelines.dataset import Dataset
-from pipelines.detecting import FindsBoxes, detect_key_frame
+from pipelines.detecting import FindsBoxes, detect_key_frame, key_images
 from pipelines.scoring import LOG, STREAMS, clip_stretches, clips_with_video, with_intervals
 
 Judged = list[list[tuple[Boxes, Boxes]]]  # by clip, of each key frame what is true and what was found, in the ego frame
 _COLUMNS = ("mAP", "NDS", "mAP, classes with boxes")
 
 
-def score_detections(path: Path, detector: FindsBoxes, *, rejected: bool = False, dataroot: Path | None = None) -> str:
+def score_detections(
+    path: Path, detector: FindsBoxes, *, rejected: bool = False, dataroot: Path | None = None, scale: float = 1.0,
+    skip_missing: bool = False,
+) -> str:  # fmt: skip
     """The table as Markdown, over kept clips or over all that have video; ``dataroot`` as for ``score_version``.
+
+    ``scale`` is of the log's images, and ``skip_missing`` leaves out its key frames whose images are missing.
 
     Raises InputError for a broken version, where no clip has video, and for a log without its images.
     """
@@ -31,7 +36,7 @@ def score_detections(path: Path, detector: FindsBoxes, *, rejected: bool = False
     rows: dict[str, Judged] = {}
     if dataroot is not None:
         logs = tqdm(scenes, desc="logs", disable=None)
-        rows[LOG] = [_of_log(detector, read_scene(dataroot, *scene, 1.0)) for scene in logs]
+        rows[LOG] = [_of_log(detector, read_scene(dataroot, *scene, 1.0), scale, skip_missing) for scene in logs]
     for clip_id in tqdm(clips, desc="clips", disable=None):
         for stream, stretch in clip_stretches(dataset, clip_id).items():
             rows.setdefault(STREAMS[stream], []).append(_of_stretch(detector, stretch))
@@ -42,9 +47,10 @@ def score_detections(path: Path, detector: FindsBoxes, *, rejected: bool = False
     return "\n".join([f"{dataset.name}: {len(clips)} clips, key frames of 2 Hz, six cameras; {OFFICIAL_CONFIG}", "", *lines])
 
 
-def _of_log(detector: FindsBoxes, scene: Scene) -> list[tuple[Boxes, Boxes]]:
+def _of_log(detector: FindsBoxes, scene: Scene, scale: float, skip_missing: bool) -> list[tuple[Boxes, Boxes]]:
     frames = range(len(scene.sample_tokens))
-    return [(boxes_of_scene(scene, k), detect_key_frame(detector, scene, k)) for k in frames]
+    kept = [k for k in frames if not skip_missing or all(path.is_file() for path in key_images(scene, k))]
+    return [(boxes_of_scene(scene, k), detect_key_frame(detector, scene, k, scale)) for k in kept]
 
 
 def _of_stretch(detector: FindsBoxes, stretch: VadFootage) -> list[tuple[Boxes, Boxes]]:

@@ -20,6 +20,8 @@ from dwm.models.weights import load_model
 from dwm.scenes.clips import read_video_frames
 from dwm.scenes.nuscenes import read_scene
 from dwm.scenes.types import CAMERAS
+from evaluators.map_truth import map_lines, open_map
+from evaluators.mapping import MAP_CLASSES, THRESHOLDS_M, MapLine
 from evaluators.planning import HORIZONS_S
 from evaluators.protocol import bootstrap_interval
 from evaluators.vad.footage import VadFootage
@@ -56,10 +58,12 @@ def score_version(
         logs = tqdm(scenes, desc="logs", disable=None)
         rows[LOG] = [judge_stretch(model, logged_stretch(read_scene(dataroot, *scene)), device) for scene in logs]
     for clip_id in tqdm(clips, desc="clips", disable=None):
-        for stream, stretch in clip_stretches(dataset, clip_id).items():
+        for stream, stretch in clip_stretches(dataset, clip_id, dataroot).items():
             rows.setdefault(STREAMS[stream], []).append(judge_stretch(model, stretch, device))
     head = f"{dataset.name}: {len(clips)} clips, key frames of 2 Hz, six cameras; VAD weights {sha256_file(weights)[:12]}"
-    return "\n\n".join([head, quality_table(rows), planning_table(rows)])
+    if STREAMS["truth"] not in rows:
+        head += "; no true video at every key frame: evaluate.every_s=0.5 stores it where a world can be rendered"
+    return "\n\n".join([head, *vad_tables(rows)])
 
 
 def clips_with_video(dataset: Dataset, rejected: bool) -> tuple[list[str], list[tuple[str, str]]]:
@@ -77,42 +81,54 @@ def load_vad(weights: Path, size: str) -> VAD:
     return load_model(weights, "vad")[0] if weights.suffix == ".safetensors" else load_public(weights, size)
 
 
-def clip_stretches(dataset: Dataset, clip_id: str) -> dict[str, VadFootage]:
-    """Key frames of a clip by stream, the same ones in each."""
+def clip_stretches(dataset: Dataset, clip_id: str, dataroot: Path | None = None) -> dict[str, VadFootage]:
+    """Key frames of a clip by stream, the same ones in each; true video that leaves key frames out is left out.
+
+    The map's lines are those of the map expansion in ``dataroot``, from which the log's are made; without, the clip's own, which
+    outline the drivable area instead of roads and lanes.
+    """
     clip = read_clip_drive(dataset, clip_id)
     videos = {row["stream"]: row for row in dataset.rows("videos", clip_id, channel=CAMERAS[0])}
     streams = [stream for stream in STREAMS if stream in videos]
     shown = {s: {r["first_frame"] + k * r["frame_step"]: k for k in range(r["n_frames"])} for s, r in videos.items()}
+    stored = [k for k, frame in enumerate(clip.frames) if all(frame in shown[s] for s in streams)]
+    if stored != list(range(stored[0] if stored else 0, len(clip.frames))):
+        streams = ["rgb"]
     kept = [k for k, frame in enumerate(clip.frames) if all(frame in shown[s] for s in streams)]
     given = {
         row["frame_index"]
         for row in dataset.rows("camera_frames", clip_id, channel=CAMERAS[0])
         if row["source_sample_data_token"] is not None
     }
-    span = kept[-1] - kept[0] + 1 if kept else len(clip.frames)
-    if len(kept) != span:
-        problem = f"clip {clip_id}: true video stands at {len(kept)} of {span} key frames"
-        raise InputError(dataset.folder, problem, "VAD reads a key frame every 0.5 s: generate with evaluate.every_s=0.5")
     frames = [clip.frames[k] for k in kept]
+    lines = _lines(dataset, clip_id, clip, kept, dataroot)
     return {
-        stream: _stretch(
-            clip, kept, _images(dataset, clip_id, stream, [shown[stream][f] for f in frames]), len(given & {*frames})
+        stream: VadFootage(
+            drive=clip.drive, frames=tuple(kept), images=_images(dataset, clip_id, stream, [shown[stream][f] for f in frames]),
+            lines=lines, seen=clip.seen[kept], given=len(given & {*frames}),
         )
         for stream in streams
-    }
+    }  # fmt: skip
 
 
-def _stretch(clip: ClipDrive, kept: list[int], images: NDArray[np.uint8], given: int) -> VadFootage:
-    return VadFootage(
-        drive=clip.drive, frames=tuple(kept), images=images, lines=tuple(clip.lines_at(k) for k in kept), seen=clip.seen[kept],
-        given=given,
-    )  # fmt: skip
+def _lines(
+    dataset: Dataset, clip_id: str, clip: ClipDrive, kept: Sequence[int], dataroot: Path | None
+) -> tuple[tuple[MapLine, ...], ...]:
+    if dataroot is None:
+        return tuple(clip.lines_at(k) for k in kept)
+    nusc_map = open_map(dataroot, dataset.rows("clips", clip_id)[0]["location"])
+    return tuple(map_lines(nusc_map, clip.drive.ego_to_global[k] @ clip.drive.lidar_to_ego) for k in kept)
 
 
 def _images(dataset: Dataset, clip_id: str, stream: str, indices: Sequence[int]) -> NDArray[np.uint8]:
     """[K, V, H, W, 3]"""
     paths = [dataset.video_path(clip_id, channel, stream) for channel in CAMERAS]
     return np.stack([read_video_frames(path, list(indices)) for path in paths], axis=1)
+
+
+def vad_tables(rows: dict[str, Judged]) -> list[str]:
+    """Everything VAD is scored by: MiLA's columns, map lines, forecasts and planning."""
+    return [quality_table(rows), map_table(rows), forecast_table(rows), planning_table(rows)]
 
 
 def quality_table(rows: dict[str, Judged]) -> str:
@@ -123,6 +139,32 @@ def quality_table(rows: dict[str, Judged]) -> str:
             with_intervals(len(judged), lambda chosen, of=judged: score_frames([of[k] for k in chosen]).table_7())
         )
         lines.append(f"| {video} | {len(judged)} | {sum(map(len, judged))} | {cells} |")
+    return "\n".join(lines)
+
+
+def map_table(rows: dict[str, Judged]) -> str:
+    """AP and recall of lines by class and distance."""
+    reports = {video: score_frames(judged).map for video, judged in rows.items()}
+    lines = [
+        f"| video | lines | {' | '.join(f'AP, recall at {t:g} m' for t in THRESHOLDS_M)} |",
+        "|---" * (2 + len(THRESHOLDS_M)) + "|",
+    ]
+    for video, report in reports.items():
+        for name in MAP_CLASSES:
+            own = [score for score in report.scores if score.class_name == name]
+            cells = " | ".join(f"{score.ap:.3f}, {score.recall:.3f}" for score in own)
+            lines.append(f"| {video} | {name} ({own[0].truths}) | {cells} |")
+    return "\n".join(lines)
+
+
+def forecast_table(rows: dict[str, Judged]) -> str:
+    """Where road users go, as VAD scores it; agents with a detection above its least score are matched."""
+    lines = ["| video | forecasts of | true | matched | ADE [m] | FDE [m] | MR | EPA |", "|---" * 8 + "|"]
+    for video, judged in rows.items():
+        for name, score in score_frames(judged).motion.items():
+            figures = (score.ade_m, score.fde_m, score.miss_rate, score.epa)
+            cells = " | ".join(f"{value:.2f}" for value in figures)
+            lines.append(f"| {video} | {name} | {score.truths} | {score.matched_full} | {cells} |")
     return "\n".join(lines)
 
 
@@ -147,12 +189,12 @@ def with_intervals(clips: int, scores_of: Callable[[Sequence[int]], dict[str, fl
 
 
 def planning_table(rows: dict[str, Judged]) -> str:
-    """L2 and collisions by kind of video, in both conventions."""
+    """L2 and collisions by kind of video, in both conventions, and what the collisions hang on."""
     lines = [
         "| video | convention | key frames | L2 1 / 2 / 3 s [m] | collisions 1 / 2 / 3 s [%] | heading-aware [%] |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
-    for video, judged in rows.items():
-        report = score_frames(judged).planning
+    reports = {video: score_frames(judged).planning for video, judged in rows.items()}
+    for video, report in reports.items():
         for name, score in (
             ("mean up to (ST-P3, VAD)", report.average),
             ("at time (as UniAD; obstacles as VAD)", report.at_time),
@@ -165,4 +207,15 @@ def planning_table(rows: dict[str, Judged]) -> str:
                 ),
             ]
             lines.append(f"| {video} | {name} | {report.frames} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    any_of = next(iter(reports.values()))
+    obstacles = " and ".join(f"{kind}s" for kind in any_of.obstacle_kinds) + (
+        " that VAD's labels hold" if any_of.only_vad_labels else ""
+    )
+    cut = ", ".join(f"{report.frames_cut_short} ({video})" for video, report in reports.items())
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Ego box: {any_of.ego.name}; obstacles: {obstacles}; key frames without six true positions, left out: {cut}.",
+        ]
+    )

@@ -6,7 +6,7 @@ import resource
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -180,9 +180,11 @@ def _check_finite(images: torch.Tensor, frame: int) -> None:
         raise FloatingPointError(f"the world model produced NaN or infinite pixels at frame {frame}")
 
 
-def _gate_config(thresholds: dict[str, float]) -> GateConfig:
+def _gate_config(thresholds: dict[str, float | None]) -> GateConfig:
     known = GateConfig.__dataclass_fields__
-    for name in thresholds:
+    for name, limit in thresholds.items():
         if name not in known:
             raise InputError("gate", f"unknown threshold '{name}'", f"choose from {', '.join(known)}")
-    return GateConfig(**thresholds)
+        if limit is None and "None" not in str(known[name].type):
+            raise InputError("gate", f"{name} is null", "give a number; min_relative_recall=null switches the criterion off")
+    return replace(GateConfig(), **thresholds)

@@ -20,7 +20,7 @@ class Bench:
 BENCHES: dict[str, Bench] = {
     "proving_ground": Bench(arguments=("dataroot", "version")),
     "detector": Bench(arguments=("dataroot", "version", "split", "detector")),
-    "vad": Bench(arguments=("dataroot", "version", "split", "vad", "detector")),
+    "vad": Bench(arguments=("dataroot", "version", "split", "vad", "size", "detector")),
     "world_model": Bench(arguments=(*_WORLD, "cases", "steps")),
     "layout": Bench(arguments=(*_WORLD, "detector", "cases", "duration", "contrast", "steps")),
     "memory": Bench(arguments=(*_WORLD, "detector", "cases", "duration", "steps"), duration_s=10.0),

@@ -21,12 +21,12 @@ from evaluators.splits import scenes_of_split
 from evaluators.vad.logged import logged_stretch
 from evaluators.vad.score import JudgedFrame, judge_stretch, score_frames
 from evaluators.vad_detection import MIN_SCORE
-from pipelines.scoring import Judged, load_vad, planning_table, quality_table
+from pipelines.scoring import Judged, load_vad, vad_tables
 
 
-def bench_vad(dataroot: Path, version: str, split: str, vad: Path, detector: Path) -> str:
-    """The tables as Markdown, over the key frames of a split."""
-    model, first = load_vad(vad, ""), Detector.load(detector)
+def bench_vad(dataroot: Path, version: str, split: str, vad: Path, size: str, detector: Path) -> str:
+    """The tables as Markdown, over the key frames of a split; ``size`` is the network of a public checkpoint."""
+    model, first = load_vad(vad, size), Detector.load(detector)
     judged: Judged = []
     others: Judged = []
     for name in tqdm(scenes_of_split(dataroot, version, split), desc="scenes", disable=None):
@@ -36,9 +36,7 @@ def bench_vad(dataroot: Path, version: str, split: str, vad: Path, detector: Pat
     frames = sum(map(len, judged))
     head = f"{frames} key frames of {len(judged)} scenes of {split}, the log's own images; intervals over scenes"
     rows = {"VAD": judged}
-    return "\n\n".join(
-        [head, quality_table(rows), planning_table(rows), _forecasts(judged), _detections({"VAD": judged, "detector": others})]
-    )
+    return "\n\n".join([head, *vad_tables(rows), _detections({"VAD": judged, "detector": others})])
 
 
 def _found_by(detector: Detector, scene: Scene, frames: list[JudgedFrame]) -> list[JudgedFrame]:
@@ -46,16 +44,6 @@ def _found_by(detector: Detector, scene: Scene, frames: list[JudgedFrame]) -> li
     keys = key_frames_of_scene(scene, detector.image_hw)
     found = detector.detect_key_frames(keys)
     return [replace(frame, found=found[token]) for frame, token in zip(frames, keys.tokens, strict=True)]
-
-
-def _forecasts(judged: Judged) -> str:
-    lines = ["| forecasts of | true | matched | ADE [m] | FDE [m] | MR | EPA |", "|---|---|---|---|---|---|---|"]
-    for name, score in score_frames(judged).motion.items():
-        figures = (score.ade_m, score.fde_m, score.miss_rate, score.epa)
-        lines.append(
-            f"| {name} | {score.truths} | {score.matched_full} | " + " | ".join(f"{value:.2f}" for value in figures) + " |"
-        )
-    return "\n".join(lines)
 
 
 def _detections(rows: dict[str, Judged]) -> str:

@@ -15,9 +15,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from dwm.errors import InputError
+from evaluators.gate import GateConfig
 from pipelines import cli
 from pipelines.config import PerturbationConfig
 from pipelines.dataset import Dataset
+from pipelines.worker import _gate_config
 from tests.pipelines.tiny_models import VERSION, tiny_run, write_models, write_yaml
 
 
@@ -248,3 +251,11 @@ def test_a_full_disk_stops_the_run_and_the_same_command_finishes_it(case: Case, 
     assert case.generate() == 0
     assert Dataset.open(case.out).clips().num_rows == 1
     assert [p.name for p in case.out.rglob("report.html")] == ["report.html"]
+
+
+def test_limits_of_the_gate_are_known_and_null_only_where_that_means_none() -> None:
+    assert _gate_config({"min_flicker": None, "max_unlabelled": 0.5}) == GateConfig(min_flicker=None, max_unlabelled=0.5)
+    with pytest.raises(InputError, match="unknown threshold 'min_flickr'"):
+        _gate_config({"min_flickr": 0.5})
+    with pytest.raises(InputError, match="min_reference_boxes is null"):
+        _gate_config({"min_reference_boxes": None})

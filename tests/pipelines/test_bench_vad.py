@@ -51,7 +51,7 @@ def test_the_bench_reads_a_world_and_prints_every_family(pg_dataroot: Path, tmp_
     with torch.random.fork_rng():
         torch.manual_seed(0)
         save_model(VAD(replace(TINY, steps=6)), tmp_path / "vad.safetensors", {})
-    table = bench_vad(pg_dataroot, VERSION, "pg_all", tmp_path / "vad.safetensors", DETECTOR)
+    table = bench_vad(pg_dataroot, VERSION, "pg_all", tmp_path / "vad.safetensors", "", DETECTOR)
     for head in ("mAP_Line", "heading-aware", "forecasts of", "VAD, all scores", "detector, from 0.2"):
         assert head in table
     assert len(cells(table, "truck")) == 5

@@ -92,11 +92,11 @@ def test_an_unknown_configuration_key_is_refused_by_name():
 def test_yaml_lists_of_perturbations_become_records(tmp_path: Path):
     path = tmp_path / "run.yaml"
     path.write_text(
-        "scenario:\n  perturbations:\n  - {name: shift, severity: 0.2, params: {offset_m: 1}}\ngate: {psnr_db: 20}\n"
+        "scenario:\n  perturbations:\n  - {name: shift, severity: 0.2, params: {offset_m: 1}}\ngate: {psnr_db: 20, min_flicker: null}\n"
     )
     config = load_config(RunConfig, path, ["seed=3"])
     assert config.scenario.perturbations == [PerturbationConfig(name="shift", severity=0.2, params={"offset_m": 1.0})]
-    assert (config.gate, config.seed) == ({"psnr_db": 20.0}, 3)
+    assert (config.gate, config.seed) == ({"psnr_db": 20.0, "min_flicker": None}, 3)
 
 
 @pytest.mark.parametrize(
