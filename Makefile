@@ -8,7 +8,7 @@ DEMO_RUN := out/demo/run
 .PHONY: help setup demo test lint mmdet3d format clean
 
 help:
-	@echo "make demo   build a small world, generate one scored clip, write its report"
+	@echo "make demo   build a small world, generate two scored one-minute clips, write their report"
 	@echo "make test   run the tests"
 	@echo "make lint   ruff, pyright and the layer contracts"
 	@echo "make mmdet3d  add mmdet3d; without a wheel of mmcv for this torch that is a build of about 20 minutes"
@@ -39,9 +39,10 @@ lint: $(STAMP)
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-# mmcv finds the torch of this environment only where pip does not build it apart from it.
+# mmcv finds the torch of this environment only where pip does not build it apart from it; its setup needs pkg_resources, which
+# setuptools no longer brings from 82 on.
 mmdet3d: $(STAMP)
-	$(BIN)/pip install --quiet setuptools wheel ninja psutil
+	$(BIN)/pip install --quiet "setuptools<81" wheel ninja psutil
 	MMCV_WITH_OPS=1 $(BIN)/pip install --quiet --no-build-isolation -c constraints.txt -e ".[dev,mmdet3d]"
 
 format: $(STAMP)

@@ -1,6 +1,6 @@
 """Any monocular 3D detector of mmdet3d 1.4 (FCOS3D, PGD): config and checkpoint in, boxes of six cameras out.
 
-Needs `pip install 'roadreel[mmdet3d]'`. **A config of mmdet3d is Python and runs when it is read: give only those you trust.** A checkpoint is
+Needs `make mmdet3d`. **A config of mmdet3d is Python and runs when it is read: give only those you trust.** A checkpoint is
 read as tensors and plain values, nothing in it runs.
 
 Six views go through the network as one batch. Their boxes meet in the ego frame, where those that overlap across cameras are thinned out
@@ -27,7 +27,9 @@ from dwm.scenes.types import DETECTION_CLASSES
 from evaluators.boxes import Boxes, attribute_index, boxes_from
 
 Array = NDArray[np.float64]
-EXTRA = "mmdet3d"
+EXTRA, INSTALL = "mmdet3d", "make mmdet3d"  # pip alone builds mmcv apart from torch, and then without its operators
+# pip takes an mmcv that is there, or that it has built once, for the one it is asked for.
+INSTALL_AGAIN = f"pip uninstall mmcv; pip cache remove mmcv; {INSTALL}"
 # What the attribute head of mmdet3d's nuScenes models says, by index; the last is none.
 ATTRIBUTES = (
     "cycle.with_rider", "cycle.without_rider", "pedestrian.moving", "pedestrian.standing", "pedestrian.sitting_lying_down",
@@ -48,7 +50,8 @@ class Mmdet3dDetector:
         Raises InputError where the packages are missing, a file is missing or broken, or the model is not monocular.
         """
         for package in ("mmdet3d", "mmdet", "mmcv", "mmengine"):
-            optional_package(package, EXTRA)
+            optional_package(package, EXTRA, INSTALL)
+        optional_package("mmcv.ops", EXTRA, INSTALL_AGAIN)
         from mmdet3d.registry import MODELS
         from mmdet3d.structures import get_box_type
         from mmdet3d.utils import register_all_modules

@@ -95,7 +95,11 @@ def _world_build(arguments: argparse.Namespace) -> int:
 
 
 def _add_train(commands: argparse._SubParsersAction) -> None:
-    parser = _add(commands, "train", "train a codec or a world model; the same command resumes", _train)
+    text = (
+        "work on a training target or a recipe of several: data (drives, clips, log_clips, replay) or weights "
+        "(codec, things, world_model, distillation, detector, vad, ego_motion); the same command resumes"
+    )
+    parser = _add(commands, "train", text, _train)
     _add_config(parser)
     parser.add_argument("--device", help="torch device, e.g. cuda (default: as configured)")
 
@@ -276,7 +280,9 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
 
     parser = _add(commands, "bench", "print the table of a reproducible benchmark", _bench)
     parser.add_argument("name", choices=tuple(BENCHES))
-    parser.add_argument("--dataroot", type=Path, required=True, help="a proving-ground world of held-out towns")
+    anywhere = "detector, vad, labels, scenarios, degenerate, traffic, scenario_cost: any dataroot in nuScenes format"
+    world = f"a proving-ground world of held-out towns; {anywhere}"
+    parser.add_argument("--dataroot", type=Path, required=True, help=world)
     parser.add_argument("--version", default="v1.0-mini")
     parser.add_argument("--split", default="pg_all", help="detector, vad: split to score")
     parser.add_argument("--codec", type=Path, default=Path("weights/proving_ground_codec.safetensors"))

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from evaluators.boxes import Boxes, boxes_from
 from evaluators.submission import write_submission
 
 installed = importlib.util.find_spec("mmdet3d") is not None and importlib.util.find_spec("mmcv") is not None
-with_mmdet3d = pytest.mark.skipif(not installed, reason="mmdet3d is not installed: pip install 'roadreel[mmdet3d]'")
+with_mmdet3d = pytest.mark.skipif(not installed, reason="mmdet3d is not installed: make mmdet3d")
 # Small enough for two cores: no deformable convolution, a shallower backbone, few boxes.
 SMALL = {
     "model.backbone.depth": 50, "model.backbone.dcn": None, "model.backbone.stage_with_dcn": (False,) * 4,
@@ -37,7 +38,17 @@ def test_without_mmdet3d_the_message_names_what_to_install(monkeypatch):
     from evaluators.mmdet3d import Mmdet3dDetector
 
     monkeypatch.setitem(sys.modules, "mmdet3d", None)
-    with pytest.raises(InputError, match=r"mmdet3d: cannot be imported .*roadreel\[mmdet3d\]"):
+    with pytest.raises(InputError, match=r"mmdet3d: cannot be imported .*make mmdet3d"):
+        Mmdet3dDetector(Path("config.py"))
+
+
+def test_an_mmcv_without_its_operators_is_told_with_how_to_build_them(monkeypatch):
+    from evaluators.mmdet3d import Mmdet3dDetector
+
+    for package in ("mmdet3d", "mmdet", "mmcv", "mmengine"):
+        monkeypatch.setitem(sys.modules, package, ModuleType(package))
+    monkeypatch.setitem(sys.modules, "mmcv.ops", None)
+    with pytest.raises(InputError, match=r"mmcv\.ops: cannot be imported .*pip uninstall mmcv; .*make mmdet3d"):
         Mmdet3dDetector(Path("config.py"))
 
 
