@@ -196,7 +196,7 @@ def _add_on_dataset(commands: argparse._SubParsersAction) -> None:
         "--vad",
         type=Path,
         default=Path("weights/proving_ground_vad.safetensors"),
-        help="weights, own (none ship yet: conf/train/vad.yaml) or public",
+        help="weights, own or public",
     )
     score.add_argument("--size", default="vad_tiny", help="network of a public checkpoint: vad_tiny (default) or vad_base")
     score.add_argument("--mmdet3d", type=Path, metavar="CONFIG", help="mAP and NDS of a network of mmdet3d instead")
