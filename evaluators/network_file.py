@@ -32,7 +32,7 @@ def obtained(file: NetworkFile) -> str:
     """The file's sha256, once it is there: downloaded where it is missing and has a url.
 
     Raises InputError where it is missing without a url, for a url without sha256 or of another scheme, for a download that
-    fails, and for another sha256 than asked for. A download that is not what it must be leaves nothing behind.
+    fails, and for another sha256 than asked for. A download that is not what it must be leaves no file behind.
     """
     path = Path(file.path)
     if not path.is_file():
