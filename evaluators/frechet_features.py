@@ -51,7 +51,11 @@ class FrechetFeatures:
         if not clips:
             raise InputError("FVD-pg", f"{len(video)} frames", f"give {CLIP_FRAMES} successive frames or more")
         used = rearrange(video[: clips * CLIP_FRAMES], "(n t) v h w c -> (v n) t h w c", t=CLIP_FRAMES)
-        return np.stack([_clip_features(self._maps(clip)) for clip in used])
+        return self.of_clips(used)
+
+    def of_clips(self, clips: Images) -> Array:
+        """FVD-pg features [N, 2 C] of uint8 clips [N, T, H, W, 3], T successive frames of one camera each."""
+        return np.stack([_clip_features(self._maps(clip)) for clip in clips])
 
     def card(
         self, metric: str, score: FrechetScore, *, frames: int, frames_per_second: float, cameras: tuple[str, ...], seed: int

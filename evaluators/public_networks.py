@@ -1,4 +1,4 @@
-"""The two public networks behind FID and FVD, read from TorchScript files on disk; nothing is ever downloaded.
+"""The two public networks behind FID and FVD, read from TorchScript files (``evaluators/network_file.py`` for how they come).
 
 ``inception-2015-12-05.pt`` (published with StyleGAN2-ADA) and ``i3d_torchscript.pt`` (published with StyleGAN-V) hold the network
 and its own preprocessing. They are called as those projects call them. Both resize inside, so what reaches them decides the
@@ -8,7 +8,6 @@ figure: images go in as they are. Shapes: N samples, T frames, D features.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dwm.errors import InputError
-from dwm.models.weights import weights_sha256
+from evaluators.network_file import NetworkFile, obtained
 
 Array = NDArray[np.float64]
 Images = NDArray[np.uint8]
@@ -29,14 +28,6 @@ ClipResize = Literal["anisotropic", "centre_crop"]
 MIN_CLIP_FRAMES = 10  # fewer leave nothing in time after I3D's strides
 _SIDE_PX = 224  # of I3D's input
 _IMAGE_BATCH, _CLIP_BATCH = 32, 4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NetworkFile:
-    """A TorchScript file."""
-
-    path: str
-    sha256: str | None = None  # as it must be; None takes any file and reports what it is
 
 
 class InceptionFeatures:
@@ -102,15 +93,7 @@ def centre_cropped(clips_NCTHW: Tensor) -> Tensor:
 
 
 def _load(file: NetworkFile, device: str) -> tuple[torch.jit.ScriptModule, str]:
-    path = Path(file.path)
-    if not path.is_file():
-        fix = "download inception-2015-12-05.pt or i3d_torchscript.pt yourself and give its path"
-        raise InputError(path, "no such network file", fix)
-    found = weights_sha256(path)
-    if file.sha256 is not None and found != file.sha256.lower():
-        raise InputError(
-            path, f"sha256 {found}, expected {file.sha256}", "give the file that the figures are to be compared with"
-        )
+    path, found = Path(file.path), obtained(file)
     try:
         return torch.jit.load(str(path), map_location=device).eval(), found
     except RuntimeError as error:

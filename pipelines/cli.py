@@ -15,6 +15,7 @@ from dwm.errors import InputError
 
 if TYPE_CHECKING:
     from evaluators.mmdet3d import Mmdet3dDetector
+    from evaluators.network_file import NetworkFile
 
 # What the operating system says of a path that a user gave and a run cannot use.
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
@@ -51,7 +52,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="roadreel", description="New, labelled, scored driving video from logged scenes.")
     parser.add_argument("-v", "--verbose", action="store_true", help="log every state change to stderr")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for register in (_add_world, _add_train, _add_generate, _add_plan, _add_on_dataset, _add_detect, _add_bench, _add_later):
+    for register in (
+        _add_world, _add_train, _add_generate, _add_plan, _add_on_dataset, _add_quality, _add_detect, _add_bench, _add_later,
+    ):  # fmt: skip
         register(commands)
     return parser
 
@@ -243,6 +246,48 @@ def _score(arguments: argparse.Namespace) -> int:
 
     print(score_version(arguments.dataset, arguments.vad, arguments.size, device=arguments.device, **which))
     return 0
+
+
+def _add_quality(commands: argparse._SubParsersAction) -> None:
+    text = "Frechet distances between a dataset's generated and true video: FID-pg, FVD-pg, and FID and FVD by given networks"
+    parser = _add(commands, "quality", text, _quality)
+    parser.add_argument("dataset", type=Path, metavar="DATASET", help="dataset root or version folder")
+    for name, file, metric in (("inception", "inception-2015-12-05.pt", "FID"), ("i3d", "i3d_torchscript.pt", "FVD")):
+        parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"{file}: {metric} too")
+        parser.add_argument(f"--{name}-sha256", metavar="HEX", help="what that file must be")
+        parser.add_argument(f"--{name}-url", metavar="URL", help="from where to download it if it is missing; needs the sha256")
+    parser.add_argument("--resize", choices=("anisotropic", "centre_crop"), default="anisotropic", help="of FVD's images")
+    parser.add_argument("--views", choices=("all", "front"), default="all", help="cameras, each a sample (default all)")
+    parser.add_argument("--given-frames", action="store_true", help="count the frames that the log gave")
+    weights = Path("weights/proving_ground_detector.safetensors")
+    parser.add_argument("--detector", type=Path, default=weights, metavar="FILE", help="weights behind FID-pg and FVD-pg")
+    parser.add_argument("--rejected", action="store_true", help="take clips that the gate rejected too")
+    parser.add_argument("--resamples", type=int, default=200, help="bootstrap draws of an interval (default 200)")
+    parser.add_argument("--device", default="cpu", help="torch device (default cpu)")
+
+
+def _quality(arguments: argparse.Namespace) -> int:
+    if arguments.resamples < 1:
+        raise InputError("--resamples", f"{arguments.resamples} bootstrap draws", "give 1 or more")
+    from pipelines.quality import score_quality
+
+    table = score_quality(
+        arguments.dataset, arguments.detector, inception=_network_file(arguments, "inception"),
+        i3d=_network_file(arguments, "i3d"), resize=arguments.resize, views=arguments.views,
+        count_given_frames=arguments.given_frames, rejected=arguments.rejected, resamples=arguments.resamples,
+        device=arguments.device,
+    )  # fmt: skip
+    print(table)
+    return 0
+
+
+def _network_file(arguments: argparse.Namespace, name: str) -> NetworkFile | None:
+    from evaluators.network_file import NetworkFile
+
+    path, sha256, url = (getattr(arguments, f"{name}{part}") for part in ("", "_sha256", "_url"))
+    if path is None and (sha256 or url):
+        raise InputError(f"--{name}", "a sha256 or url without a file", f"give --{name} FILE, where it lies or is to lie")
+    return None if path is None else NetworkFile(path=str(path), sha256=sha256, url=url)
 
 
 def _add_detect(commands: argparse._SubParsersAction) -> None:

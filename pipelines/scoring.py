@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,21 +91,17 @@ def clip_stretches(dataset: Dataset, clip_id: str, dataroot: Path | None = None)
     clip = read_clip_drive(dataset, clip_id)
     videos = {row["stream"]: row for row in dataset.rows("videos", clip_id, channel=CAMERAS[0])}
     streams = [stream for stream in STREAMS if stream in videos]
-    shown = {s: {r["first_frame"] + k * r["frame_step"]: k for k in range(r["n_frames"])} for s, r in videos.items()}
+    shown = {stream: frames_shown(row) for stream, row in videos.items()}
     stored = [k for k, frame in enumerate(clip.frames) if all(frame in shown[s] for s in streams)]
     if stored != list(range(stored[0] if stored else 0, len(clip.frames))):
         streams = ["rgb"]
     kept = [k for k, frame in enumerate(clip.frames) if all(frame in shown[s] for s in streams)]
-    given = {
-        row["frame_index"]
-        for row in dataset.rows("camera_frames", clip_id, channel=CAMERAS[0])
-        if row["source_sample_data_token"] is not None
-    }
+    given = frames_given(dataset, clip_id, CAMERAS[0])
     frames = [clip.frames[k] for k in kept]
     lines = _lines(dataset, clip_id, clip, kept, dataroot)
     return {
         stream: VadFootage(
-            drive=clip.drive, frames=tuple(kept), images=_images(dataset, clip_id, stream, [shown[stream][f] for f in frames]),
+            drive=clip.drive, frames=tuple(kept), images=clip_images(dataset, clip_id, stream, [shown[stream][f] for f in frames]),
             lines=lines, seen=clip.seen[kept], given=len(given & {*frames}),
         )
         for stream in streams
@@ -120,9 +117,22 @@ def _lines(
     return tuple(map_lines(nusc_map, clip.drive.ego_to_global[k] @ clip.drive.lidar_to_ego) for k in kept)
 
 
-def _images(dataset: Dataset, clip_id: str, stream: str, indices: Sequence[int]) -> NDArray[np.uint8]:
-    """[K, V, H, W, 3]"""
-    paths = [dataset.video_path(clip_id, channel, stream) for channel in CAMERAS]
+def frames_shown(video: dict[str, Any]) -> dict[int, int]:
+    """Frame of the clip -> index in the file, of a row of ``videos``."""
+    return {video["first_frame"] + k * video["frame_step"]: k for k in range(video["n_frames"])}
+
+
+def frames_given(dataset: Dataset, clip_id: str, channel: str) -> set[int]:
+    """Frames of a clip that the log gave."""
+    rows = dataset.rows("camera_frames", clip_id, channel=channel)
+    return {row["frame_index"] for row in rows if row["source_sample_data_token"] is not None}
+
+
+def clip_images(
+    dataset: Dataset, clip_id: str, stream: str, indices: Sequence[int], channels: Sequence[str] = CAMERAS
+) -> NDArray[np.uint8]:
+    """Decoded frames [K, V, H, W, 3] at indices of a stream's files."""
+    paths = [dataset.video_path(clip_id, channel, stream) for channel in channels]
     return np.stack([read_video_frames(path, list(indices)) for path in paths], axis=1)
 
 

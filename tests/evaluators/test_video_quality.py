@@ -7,39 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from dwm.errors import InputError
 from dwm.models.weights import weights_sha256
-from evaluators.public_networks import I3dFeatures, InceptionFeatures, NetworkFile, centre_cropped
-from evaluators.video_quality import VideoQuality, VideoQualityConfig, VideoQualityResult
+from evaluators.network_file import NetworkFile
+from evaluators.public_networks import I3dFeatures, InceptionFeatures, centre_cropped
+from evaluators.video_quality import VideoQuality, VideoQualityConfig, VideoQualityResult, fid, fvd
+from tests.evaluators.tiny_networks import TinyI3d, TinyInception, saved
 
 CAMERAS = ("CAM_FRONT", "CAM_BACK")
 SIZE_HW = (12, 20)
-
-
-class TinyInception(nn.Module):
-    """Mean colour of an image, of uint8 only."""
-
-    def forward(self, x: Tensor, return_features: bool = False) -> Tensor:
-        assert x.dtype == torch.uint8 and x.shape[1] == 3 and return_features
-        return x.float().mean([2, 3])
-
-
-class TinyI3d(nn.Module):
-    """Mean colour, mean change, the size that came in, and that after resizing."""
-
-    def forward(self, x: Tensor, rescale: bool = False, resize: bool = False, return_features: bool = False) -> Tensor:
-        assert x.shape[1] == 3 and return_features
-        y = x.float()
-        if resize:
-            y = F.interpolate(y, size=[x.shape[2], 8, 8], mode="trilinear", align_corners=False)
-        if rescale:
-            y = 2 * y / 255 - 1
-        sizes = torch.tensor([x.shape[3], x.shape[4], y.shape[3], y.shape[4]], dtype=torch.float32).expand(x.shape[0], 4)
-        change = (y[:, :, 1:] - y[:, :, :-1]).abs().mean([1, 2, 3, 4])
-        return torch.cat([y.mean([2, 3, 4]), change[:, None], sizes], dim=1)
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +27,6 @@ def inception(tmp_path_factory: pytest.TempPathFactory) -> NetworkFile:
 @pytest.fixture(scope="module")
 def i3d(tmp_path_factory: pytest.TempPathFactory) -> NetworkFile:
     return saved(TinyI3d(), tmp_path_factory.mktemp("networks") / "i3d.pt")
-
-
-def saved(network: nn.Module, path: Path) -> NetworkFile:
-    torch.jit.script(network).save(str(path))
-    return NetworkFile(path=str(path))
 
 
 def video(rng: np.random.Generator, frames: int) -> np.ndarray:
@@ -77,8 +49,8 @@ def results(
     return {(result.metric, result.start_s): result for result in quality.results()}
 
 
-def fid(inception: NetworkFile, **settings) -> VideoQuality:
-    return VideoQuality(VideoQualityConfig(resamples=20, **settings), InceptionFeatures(inception))
+def images_of(inception: NetworkFile, **settings) -> VideoQuality:
+    return VideoQuality(VideoQualityConfig(resamples=20, **settings), [fid(InceptionFeatures(inception))])
 
 
 def test_inception_gets_whole_uint8_images_channels_first(inception: NetworkFile) -> None:
@@ -144,19 +116,19 @@ def test_clips_of_fewer_than_ten_frames_and_other_images_are_refused(inception: 
 def test_a_shift_of_colour_is_the_square_of_its_length_and_true_clips_are_not_apart(inception: NetworkFile) -> None:
     rng = np.random.default_rng(0)
     true = [video(rng, 12) for _ in range(3)]
-    shifted = results(fid(inception), true, [brighter(clip) for clip in true])["FID", None]
+    shifted = results(images_of(inception), true, [brighter(clip) for clip in true])["FID", None]
     assert shifted.score.distance == pytest.approx(300, rel=1e-4)
     interval, floor = shifted.score.interval, shifted.score.floor
     assert interval is not None and interval.low <= 300.001 and interval.high >= 299.999
     assert floor is not None and floor > 0
     assert (shifted.score.true_samples, shifted.score.clips) == (3 * 11 * 2, 3)
-    assert results(fid(inception), true, true)["FID", None].score.distance == pytest.approx(0, abs=1e-6)
+    assert results(images_of(inception), true, true)["FID", None].score.distance == pytest.approx(0, abs=1e-6)
 
 
 def test_samples_belong_to_the_stretch_in_which_they_begin(inception: NetworkFile) -> None:
     rng = np.random.default_rng(0)
     true = [video(rng, 24) for _ in range(2)]
-    found = results(fid(inception), true, [brighter(clip, slice(10, 20)) for clip in true])
+    found = results(images_of(inception), true, [brighter(clip, slice(10, 20)) for clip in true])
     assert [start for _, start in found] == [None, 0, 10, 20]
     assert [found["FID", s].score.distance for s in (0.0, 10.0, 20.0)] == pytest.approx([0, 300, 0], abs=0.05)
     assert [found["FID", s].score.true_samples for s in (0.0, 10.0, 20.0)] == [2 * 2 * n for n in (9, 10, 4)]
@@ -167,13 +139,13 @@ def test_a_stretch_with_too_few_samples_for_a_floor_is_left_out(inception: Netwo
     rng = np.random.default_rng(0)
     # A last stretch of one frame, of the front camera: halves of three clips hold one sample.
     true = [video(rng, 21) for _ in range(3)]
-    assert [start for _, start in results(fid(inception, views="front"), true, true)] == [None, 0, 10]
-    assert [start for _, start in results(fid(inception), true, true)] == [None, 0, 10, 20]
+    assert [start for _, start in results(images_of(inception, views="front"), true, true)] == [None, 0, 10]
+    assert [start for _, start in results(images_of(inception), true, true)] == [None, 0, 10, 20]
 
 
 def test_a_clip_too_short_for_one_network_stays_with_neither(inception: NetworkFile, i3d: NetworkFile) -> None:
     rng = np.random.default_rng(0)
-    quality = VideoQuality(VideoQualityConfig(clip_frames=10, resamples=20), InceptionFeatures(inception), I3dFeatures(i3d))
+    quality = VideoQuality(VideoQualityConfig(resamples=20), [fid(InceptionFeatures(inception)), fvd(I3dFeatures(i3d), 10)])
     short, long = video(rng, 10), [video(rng, 11) for _ in range(2)]
     with pytest.raises(InputError, match="9 frames that count; give 10"):
         quality.add(short, short, cameras=CAMERAS, frames_per_second=1)
@@ -185,8 +157,8 @@ def test_given_frames_count_only_where_asked_for(inception: NetworkFile) -> None
     rng = np.random.default_rng(0)
     true = [video(rng, 8) for _ in range(2)]
     made = [brighter(clip, slice(0, 3)) for clip in true]
-    without = results(fid(inception, given_frames=3), true, made)["FID", None]
-    counted = results(fid(inception, given_frames=3, count_given_frames=True), true, made)["FID", None]
+    without = results(images_of(inception, given_frames=3), true, made)["FID", None]
+    counted = results(images_of(inception, given_frames=3, count_given_frames=True), true, made)["FID", None]
     assert without.score.distance == pytest.approx(0, abs=1e-6)
     assert counted.score.distance > 1
     assert (without.score.true_samples, counted.score.true_samples) == (2 * 2 * 5, 2 * 2 * 8)
@@ -198,10 +170,10 @@ def test_cameras_are_samples_of_their_own_or_the_front_one_counts_alone(inceptio
     rng = np.random.default_rng(0)
     true = [video(rng, 8) for _ in range(2)]
     made = [brighter(clip, cameras=slice(1, 2)) for clip in true]
-    front = results(fid(inception, views="front"), true, made)["FID", None]
+    front = results(images_of(inception, views="front"), true, made)["FID", None]
     assert front.score.distance == pytest.approx(0, abs=1e-6)
     assert (front.score.true_samples, front.card.cameras) == (2 * 7, ("CAM_FRONT",))
-    everything = results(fid(inception), true, made)["FID", None]
+    everything = results(images_of(inception), true, made)["FID", None]
     assert everything.score.distance > 30
     assert (everything.score.true_samples, everything.card.cameras) == (2 * 7 * 2, CAMERAS)
 
@@ -209,7 +181,7 @@ def test_cameras_are_samples_of_their_own_or_the_front_one_counts_alone(inceptio
 def test_fvd_cuts_successive_clips_per_camera_and_its_card_says_how(i3d: NetworkFile) -> None:
     rng = np.random.default_rng(0)
     true = [video(rng, 1 + 2 * 10 + 5) for _ in range(2)]
-    quality = VideoQuality(VideoQualityConfig(clip_frames=10, resamples=20), i3d=I3dFeatures(i3d))
+    quality = VideoQuality(VideoQualityConfig(resamples=20), [fvd(I3dFeatures(i3d), 10)])
     found = results(quality, true, [brighter(clip) for clip in true], rate=2.0)
     whole = found["FVD", None]
     assert whole.score.distance == pytest.approx(3 * (20 / 255) ** 2, rel=1e-3)
@@ -228,15 +200,15 @@ def test_fvd_cuts_successive_clips_per_camera_and_its_card_says_how(i3d: Network
 def test_what_cannot_be_compared_is_refused(inception: NetworkFile, i3d: NetworkFile) -> None:
     clip = video(np.random.default_rng(0), 8)
     with pytest.raises(InputError, match="by the same steps"):
-        fid(inception).add(clip, clip[:, :, :10], cameras=CAMERAS, frames_per_second=1)
+        images_of(inception).add(clip, clip[:, :, :10], cameras=CAMERAS, frames_per_second=1)
     with pytest.raises(InputError, match="no CAM_FRONT"):
-        fid(inception, views="front").add(clip[:, 1:], clip[:, 1:], cameras=CAMERAS[1:], frames_per_second=1)
+        images_of(inception, views="front").add(clip[:, 1:], clip[:, 1:], cameras=CAMERAS[1:], frames_per_second=1)
     with pytest.raises(InputError, match="of 1 cameras"):
-        fid(inception).add(clip, clip, cameras=CAMERAS[:1], frames_per_second=1)
-    long_samples = VideoQuality(VideoQualityConfig(), i3d=I3dFeatures(i3d))
+        images_of(inception).add(clip, clip, cameras=CAMERAS[:1], frames_per_second=1)
+    long_samples = VideoQuality(VideoQualityConfig(), [fvd(I3dFeatures(i3d))])
     with pytest.raises(InputError, match="give 16"):
         long_samples.add(clip, clip, cameras=CAMERAS, frames_per_second=1)
-    quality = fid(inception)
+    quality = images_of(inception)
     with pytest.raises(InputError, match="no clips"):
         quality.results()
     quality.add(clip, clip, cameras=CAMERAS, frames_per_second=1)

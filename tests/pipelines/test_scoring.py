@@ -19,6 +19,7 @@ from dwm.scenes.proving_ground.counterfactual import open_counterfactual
 from evaluators.boxes import Boxes, boxes_of_agents
 from evaluators.counterfactual import psnr_db
 from evaluators.drive import Drive
+from evaluators.frechet import frechet_distance, moments
 from evaluators.map_truth import map_lines, open_map
 from evaluators.mapping import evaluate_map_lines
 from evaluators.vad.model import VAD
@@ -30,6 +31,7 @@ from pipelines.detection_scoring import score_detections
 from pipelines.generate import generate
 from pipelines.scoring import clip_stretches, clips_with_video, score_version
 from pipelines.validate import validate
+from tests.evaluators.tiny_networks import TinyInception, saved
 from tests.evaluators.vad.vad_factories import TINY
 from tests.pipelines.test_detecting import Knows
 from tests.pipelines.tiny_models import VERSION, tiny_run, write_models
@@ -142,6 +144,29 @@ def test_score_prints_both_tables_for_every_kind_of_video(folder: Path, pg_datar
     assert all(0 <= float(cell.split("(")[0]) <= 1 for row in table[1:4] for cell in row[3:])
     assert len(table) == (1 + 3) + (1 + 3 * 3) + (1 + 3 * 2) + (1 + 3 * 2)
     assert "Ego box: ST-P3/UniAD/VAD: 1.85 x 4.084 m, 0.5 m ahead; obstacles: vehicles and humans that VAD's labels hold" in out
+
+
+def test_quality_prints_frechet_distances_between_generated_and_true_video(
+    folder: Path, dataset: Dataset, capsys: pytest.CaptureFixture[str]
+):
+    inception = saved(TinyInception(), folder / "inception.pt").path
+    options = ["--rejected", "--resamples", "20", "--detector", str(folder / "models" / "detector.safetensors")]
+    assert main(["quality", str(folder / "run"), "--inception", inception, *options]) == 0
+    out = capsys.readouterr().out
+    assert "2 clips, generated against true video at the frames that both show\n" in out
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if line.startswith("| F")]
+    assert [row[:4] for row in table] == [
+        [metric, time, "2", "36, 36"] for metric in ("FID-pg", "FID") for time in ("at any time", "at 0-10 s")
+    ]
+    assert "- no FVD-pg: a sample takes 8 successive frames, 3 of a clip count" in out
+    assert "- FID: 2 clips of 3 frames at 2 Hz; 6 cameras, 128x224 px" in out
+    # Mean colours of images, after the given frame.
+    clips = [clip_stretches(dataset, clip) for clip in clips_with_video(dataset, rejected=True)[0]]
+    true, made = (
+        moments(np.concatenate([c[stream].images[1:].mean((2, 3)).reshape(-1, 3) for c in clips]))
+        for stream in ("truth", "rgb")
+    )
+    assert float(table[2][4].split(" ")[0]) == pytest.approx(frechet_distance(true, made), rel=1e-3)
 
 
 def test_a_detector_that_knows_the_truth_scores_full_marks_on_both_kinds_of_video_and_one_that_is_blind_none(
