@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,7 +23,19 @@ class ClipMatchConfig:
 
     match_m: float = 2.0  # centre distance in the plane
     min_score: float = 0.3  # a detection counts from this score on; a detector knows its own (evaluators.operating_point)
-    max_range_m: float = 30.0  # boxes further from the ego are left out, conditioned and detected alike
+    max_range_m: float = 30.0  # boxes further from the ego are left out, conditioned and detected alike,
+    reach_m: tuple[float, float] = (
+        math.inf,
+        math.inf,
+    )  # and so are those that the detector cannot find: ahead or behind, aside
+
+    def counts(self, boxes: Boxes) -> NDArray[np.bool_]:
+        """Which boxes [N] of an ego frame take part."""
+        return self.reaches(boxes) & (boxes.distances_m < self.max_range_m)
+
+    def reaches(self, boxes: Boxes) -> NDArray[np.bool_]:
+        """Which of them the detector can find."""
+        return (np.abs(boxes.centers_m[:, :2]) < self.reach_m).all(axis=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,11 +82,11 @@ def score_clip_detections(
         box_support(t, p, config.match_m, CLASS_GROUPS[t.labels], CLASS_GROUPS[p.labels])
         for t, p in zip(truth, predictions, strict=True)
     )
-    near = [boxes.distances_m < config.max_range_m for boxes in truth]
+    near = [config.counts(boxes) for boxes in truth]
     shown = [s[n] >= config.min_score for s, n in zip(support, near, strict=True)]
     all_shown = np.concatenate(shown) if shown else np.zeros(0, dtype=bool)
     in_range = [boxes.select(n) for boxes, n in zip(truth, near, strict=True)]
-    found = [boxes.select(boxes.distances_m < config.max_range_m) for boxes in predictions]
+    found = [boxes.select(config.counts(boxes)) for boxes in predictions]
     counts = _match_counts(in_range, found, config)
     aps = _average_precisions(in_range, found, config.match_m)
     classes = {name: _class_score(counts[i], aps[i]) for i, name in enumerate(DETECTION_CLASSES)}
@@ -110,7 +123,7 @@ def unlabelled_detections(predictions: Sequence[Boxes], everyone: Sequence[Boxes
     """
     counts = []
     for found, labels in zip(predictions, everyone, strict=True):
-        sure = found.select((found.scores >= config.min_score) & (found.distances_m < config.max_range_m))
+        sure = found.select((found.scores >= config.min_score) & config.counts(found))
         gaps = np.linalg.norm(sure.centers_m[:, None, :2] - labels.centers_m[None, :, :2], axis=-1)
         counts.append(float((gaps.min(axis=1, initial=np.inf) >= config.match_m).sum()))
     return np.array(counts)

@@ -18,7 +18,7 @@ def operating_score(truth: Sequence[Boxes], found: Sequence[Boxes], config: Clip
     config = config or ClipMatchConfig()
     supports, scores, boxes = [], [], 0
     for t, f in zip(truth, found, strict=True):
-        near, sure = t.select(t.distances_m < config.max_range_m), f.select(f.distances_m < config.max_range_m)
+        near, sure = t.select(config.counts(t)), f.select(config.counts(f))
         supports.append(box_support(near, sure, config.match_m, CLASS_GROUPS[near.labels], CLASS_GROUPS[sure.labels]))
         scores.append(sure.scores)
         boxes += len(near)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dwm.conditioning.build import ScenarioConditioner
 from dwm.scenario.types import Scenario
+from evaluators.box_finder import BoxFinder
 from evaluators.boxes import Boxes, boxes_of_scenario
 from evaluators.clip_detection import ClipMatchConfig
-from evaluators.detector.inference import Detector
 
 Array = NDArray[np.float64]
 # Rays of the layout cast that must meet a box first before a detector is asked to find it, of so many in a view: a larger image has more
@@ -26,14 +27,14 @@ def rig(conditioner: ScenarioConditioner) -> tuple[Array, Array]:
     return np.stack([c.intrinsics for c in cameras]), np.stack([c.camera_to_ego for c in cameras])
 
 
-def matching(detector: Detector) -> ClipMatchConfig:
-    """A detector's own operating score, where it knows one."""
-    known = detector.operating_score
-    return ClipMatchConfig() if known is None else ClipMatchConfig(min_score=known)
+def matching(detector: BoxFinder) -> ClipMatchConfig:
+    """Within a detector's own reach, from its own operating score on where it knows one."""
+    config, known = ClipMatchConfig(reach_m=detector.reach_m), detector.operating_score
+    return config if known is None else replace(config, min_score=known)
 
 
 def detect_frames(
-    detector: Detector, conditioner: ScenarioConditioner, scenario: Scenario, images: NDArray[np.uint8], frames: Sequence[int]
+    detector: BoxFinder, conditioner: ScenarioConditioner, scenario: Scenario, images: NDArray[np.uint8], frames: Sequence[int]
 ) -> list[Boxes]:
     """Boxes in the ego frame of each of these frames, from their images [K, V, H, W, 3]."""
     return detector.detect_clip(images, *rig(conditioner), scenario.ego_to_global[list(frames)])

@@ -17,12 +17,12 @@ from dwm.scenario.types import Scenario
 from dwm.scenes.clips import read_video_frames
 from dwm.scenes.proving_ground.counterfactual import open_counterfactual
 from dwm.scenes.types import CAMERAS
+from evaluators.box_finder import BoxFinder
 from evaluators.boxes import Boxes, boxes_of_scenario
 from evaluators.clip_detection import ClipDetectionScore, score_clip_detections, unlabelled_detections
 from evaluators.counterfactual import psnr_db, score_counterfactual
 from evaluators.cross_view import cross_view_agreement, cross_view_metrics
 from evaluators.detection import evaluate_boxes_in_memory
-from evaluators.detector.inference import Detector
 from evaluators.ego_motion.score import ReadingConfig, read_steps, score_ego_motion
 from evaluators.flicker import score_appearance
 from evaluators.novelty import score_novelty
@@ -45,7 +45,7 @@ class ClipScores:
     for_gate: dict[str, float]
     scored_frames: tuple[int, ...]
     detections: dict[int, Boxes]  # scored frame -> boxes in its ego frame
-    support: dict[int, dict[int, float]]  # scored frame -> agent -> best matching detection's score
+    support: dict[int, dict[int, float]]  # scored frame -> agent that the detector can find -> best matching detection's score
     truth: Images | None = None  # true video at the scored frames [K, V, H, W, 3], where the world can render it
 
 
@@ -118,8 +118,9 @@ class ClipScorer:
             gate |= clip.metrics()
             detections = dict(zip(frames, found, strict=True))
             support = {
-                f: dict(zip(agents.tolist(), s.tolist(), strict=True))
-                for f, (agents, _), s in zip(frames, self._labels, clip.support, strict=True)
+                f: dict(zip(agents[known].tolist(), s[known].tolist(), strict=True))
+                for f, (agents, boxes), s in zip(frames, self._labels, clip.support, strict=True)
+                for known in [clip.config.reaches(boxes)]
             }
         return ClipScores(
             rows=[*self._known.rows, *table.rows], for_gate=gate, scored_frames=tuple(frames), detections=detections,
@@ -148,7 +149,7 @@ class ClipScorer:
         return metrics
 
     def _add_detection(
-        self, table: MetricTable, detector: Detector, pictures: Images, source: str
+        self, table: MetricTable, detector: BoxFinder, pictures: Images, source: str
     ) -> tuple[ClipDetectionScore, list[Boxes], float]:
         """What is found of the labels, all that is found, and how much of it a frame no label knows."""
         labels, rules = [boxes for _, boxes in self._labels], matching(detector)
@@ -177,7 +178,7 @@ def _truth(scenario: Scenario, frames: list[int], image_hw: tuple[int, int]) -> 
     return None if world is None else np.stack([world.views(scenario, f, image_hw).image for f in frames])
 
 
-def _add_logged_reference(table: MetricTable, detector: Detector, scenario: Scenario, world: WorldModel) -> dict[str, float]:
+def _add_logged_reference(table: MetricTable, detector: BoxFinder, scenario: Scenario, world: WorldModel) -> dict[str, float]:
     """Without true video: how many boxes the detector finds in the log's own images."""
     log = logged_clip(scenario, world.image_hw)
     if log is None:

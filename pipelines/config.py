@@ -104,7 +104,7 @@ class VideoConfig:
 class EvaluateConfig:
     """How generated clips are scored."""
 
-    detector: str | None = None  # weights of the 3D detector; none: no detection metrics
+    detector: str | None = None  # weights of the 3D detector, or of VAD; none: no detection metrics
     ego_motion: str | None = None  # weights of the network that reads the ego's motion; none: it is not compared with the path
     every_s: float = 0.5  # time between scored frames
     counterfactual: bool = True  # compare with true video where the world can render it

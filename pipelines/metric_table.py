@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from dwm.scenario.types import Scenario
 from dwm.scenes.clips import named_resize
 from dwm.scenes.types import CAMERAS
+from evaluators.box_finder import BoxFinder, load_box_finder
 from evaluators.buckets import BUCKET_S, bucket_means
 from evaluators.clip_detection import ClipDetectionScore
 from evaluators.detection import DetectionReport
-from evaluators.detector.inference import Detector
 from evaluators.ego_motion.inference import EgoMotionReader
 from evaluators.flicker import AppearanceScore
 from evaluators.protocol import ProtocolCard
@@ -34,14 +34,14 @@ _PICTURES = {"generated": "decoded video", "truth": "rendered frames", "log": "l
 class Judges:
     """The networks that look at finished video; an absent one leaves its metrics out."""
 
-    detector: Detector | None = None
+    detector: BoxFinder | None = None
     ego_motion: EgoMotionReader | None = None
 
     @staticmethod
     def load(config: EvaluateConfig) -> Judges:
         """Raises InputError for broken or foreign weights."""
         return Judges(
-            detector=Detector.load(Path(config.detector)) if config.detector else None,
+            detector=load_box_finder(Path(config.detector)) if config.detector else None,
             ego_motion=EgoMotionReader.load(Path(config.ego_motion)) if config.ego_motion else None,
         )
 

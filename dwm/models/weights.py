@@ -82,9 +82,14 @@ def load_model(path: Path, kind: str | None = None) -> tuple[Any, Any]:
 
 def load_config_of(path: Path, kind: str) -> Any:
     """The configuration of the model in a file, without its weights; InputError as ``load_model``."""
-    with _opened(path) as file:
-        metadata = dict(file.metadata() or {})
+    metadata = load_metadata(path)
     return _config(_kind(metadata, kind, path)[0], metadata, path)
+
+
+def load_metadata(path: Path) -> dict[str, str]:
+    """What a weights file says of itself, its tensors unread; InputError as ``load_tensors``."""
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
 
 
 @contextmanager

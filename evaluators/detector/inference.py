@@ -46,6 +46,11 @@ class Detector:
         height, width = self.model.config.image_hw
         return height, width
 
+    @property
+    def reach_m(self) -> tuple[float, float]:
+        """How far from the ego it can find things, ahead and behind alike, and to either side."""
+        return self.model.config.half_range_m, self.model.config.half_range_m
+
     def detect(self, images: NDArray[np.uint8], intrinsics: Array, camera_to_ego: Array) -> Boxes:
         """Boxes in the present ego frame.
 

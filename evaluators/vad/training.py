@@ -16,9 +16,12 @@ from dwm.errors import InputError
 from dwm.training.config import LoopConfig
 from dwm.training.loop import fit
 from dwm.training.parallel import join_crew
+from evaluators.clip_detection import ClipMatchConfig
+from evaluators.operating_point import operating_score
 from evaluators.vad.augment import grid_masked, relit
 from evaluators.vad.auxiliary import HelpedVad, auxiliary_losses
 from evaluators.vad.config import CONFIGS
+from evaluators.vad.detector import VadDetector
 from evaluators.vad.footage import VadFootage, footage_of_drives
 from evaluators.vad.inputs import VadFrame, since
 from evaluators.vad.losses import VadLossWeights, vad_losses
@@ -88,6 +91,7 @@ class VadTask:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.loop.seed)
             self.model: nn.Module = HelpedVad(self._size, config.groups)
+        self._measured: dict[str, str] = {}
 
     @property
     def fingerprint(self) -> str:
@@ -95,7 +99,7 @@ class VadTask:
 
     @property
     def metadata(self) -> dict[str, str]:
-        return {"trained_on": self.config.trained_on}
+        return {"trained_on": self.config.trained_on, **self._measured}
 
     def prepare(self, device: torch.device) -> None:
         """Nothing."""
@@ -154,8 +158,21 @@ class VadTask:
         return {f"held_out_{name}": value for name, value in sums.items()}, None
 
     def finish(self, model: Any, device: torch.device) -> nn.Module:
-        """VAD without what helped it learn."""
+        """VAD without what helped it learn, its operating score measured on the held-out stretches."""
+        if self._kept and not self._size.can_motion:
+            self._measured["operating_score"] = f"{self._operating_score(VadDetector(model.vad, str(device))):.4f}"
         return model.vad
+
+    def _operating_score(self, detector: VadDetector) -> float:
+        truth, found = [], []
+        for number, k in self._kept:
+            footage = self._footage[number]
+            drive, frame, images = footage.drive, footage.frames[k], footage.images[k]
+            cameras = [camera.resized(images.shape[2], images.shape[1]) for camera in drive.cameras]
+            rig = (np.stack([c.intrinsics for c in cameras]), np.stack([c.camera_to_ego for c in cameras]))
+            truth.append(drive.seen_boxes(frame, footage.seen[k])[0])
+            found.append(detector.detect(images, *rig, drive.ego_to_global[frame]))
+        return operating_score(truth, found, ClipMatchConfig(reach_m=detector.reach_m))
 
 
 def _collate(samples: list[tuple[list[VadFrame], VadTargets]]) -> VadBatch:

@@ -18,8 +18,8 @@ from tqdm import tqdm
 from dwm.rollout.world_model import WorldModel
 from dwm.scenario.perturbations import BASELINE
 from dwm.scenario.types import Scenario
+from evaluators.box_finder import load_box_finder
 from evaluators.corruptions import IN_PICTURES, IN_WHAT_IS_FILMED
-from evaluators.detector.inference import Detector
 from evaluators.ego_motion.inference import EgoMotionReader
 from evaluators.gate import GATED, RECALL, REFERENCE_RECALL, REFERENCE_UNLABELLED, UNLABELLED, GateConfig, Verdict, judge
 from pipelines.bench.rollouts import (
@@ -74,7 +74,7 @@ def bench_gate(
 ) -> str:  # fmt: skip
     """The tables as Markdown; ``cases`` starting moments, three paths each."""
     world, gate, rejected = WorldModel.load(codec, weights, things), GateConfig(), Counter[str]()
-    judges = Judges(detector=Detector.load(detector), ego_motion=EgoMotionReader.load(ego_motion))
+    judges = Judges(detector=load_box_finder(detector), ego_motion=EgoMotionReader.load(ego_motion))
     moments = starting_moments(dataroot, version, cases, LOGGED_S)
     tried = [
         clip

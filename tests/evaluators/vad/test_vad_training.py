@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -149,6 +150,7 @@ def make_training(tmp_path, **more):
 def test_training_lowers_the_loss_and_what_it_writes_runs_over_a_stretch(tmp_path, small, monkeypatch, footage):
     parts = [footage, make_footage(1)]
     monkeypatch.setattr(training, "footage_of_drives", lambda *_: parts)
+    monkeypatch.setitem(CONFIGS, "vad_proving_ground", replace(TINY, can_motion=False))
     config = make_training(tmp_path, mirrored_share=0.0, light=0.0, grid_mask=False)
     task = VadTask(config, parts)
     batch = task.load([2, 3], np.random.default_rng(0))
@@ -157,7 +159,8 @@ def test_training_lowers_the_loss_and_what_it_writes_runs_over_a_stretch(tmp_pat
     figures = task.evaluate(helped, torch.device("cpu"))[0]
     assert figures["held_out_loss"] == pytest.approx(sum(v for k, v in figures.items() if k != "held_out_loss"), rel=1e-4)
     model, loaded = load_model(train_vad(config), "vad")
-    assert loaded == TINY and set(model.state_dict()) == set(VAD(TINY).state_dict()), "what helped is left out"
+    assert loaded == replace(TINY, can_motion=False), "the size it was asked for"
+    assert set(model.state_dict()) == set(VAD(TINY).state_dict()), "what helped is left out"
     helped.vad = model
     assert float(task.loss(helped, batch, torch.Generator())[0].detach()) < 0.8 * before
     frames = [footage.frame(k, TINY) for k in range(3)]
@@ -197,3 +200,24 @@ def test_drives_become_footage_with_the_map_of_their_town(tmp_path):
     target = stretch.targets(0, CONFIGS["vad_proving_ground"])
     assert target.map_points_IGP2.shape[1:] == (38, 20, 2) and bool(target.plan_known_T.all())
     assert isinstance(VAD(CONFIGS["vad_proving_ground"]), VAD)
+
+
+def test_the_operating_score_is_that_of_the_held_out_stretches(small, monkeypatch, footage):
+    monkeypatch.setitem(CONFIGS, "vad_proving_ground", replace(TINY, can_motion=False))
+    kept = make_footage(1)
+    task = VadTask(make_training(Path("nowhere")), [footage, kept])
+    truth = [kept.drive.seen_boxes(frame, seen)[0] for frame, seen in zip(kept.frames, kept.seen, strict=True)]
+
+    def detect(detector, images, intrinsics, camera_to_ego, ego_to_global):
+        """True boxes with 0.7 in every other frame, boxes 4 m aside with 0.4 in the others."""
+        k = next(k for k in range(len(kept)) if images is kept.images[k] or np.array_equal(images, kept.images[k]))
+        assert np.allclose(ego_to_global, kept.drive.ego_to_global[kept.frames[k]])
+        found, off = truth[k], k % 2
+        return replace(
+            found, scores=np.full(len(found), 0.4 if off else 0.7), centers_m=found.centers_m + off * np.array([0, 4.0, 0])
+        )
+
+    monkeypatch.setattr(training.VadDetector, "detect", detect)
+    assert task.metadata == {"trained_on": ""}
+    task.finish(task.model, torch.device("cpu"))
+    assert task.metadata["operating_score"] == "0.7000"
