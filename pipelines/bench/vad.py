@@ -14,10 +14,13 @@ from tqdm import tqdm
 
 from dwm.scenes.nuscenes import read_scene
 from dwm.scenes.types import DETECTION_CLASSES, Scene
+from evaluators.clip_detection import ClipMatchConfig, score_clip_detections, unlabelled_detections
 from evaluators.detection import DetectionReport
 from evaluators.detector.inference import Detector
 from evaluators.detector.samples import key_frames_of_scene
+from evaluators.operating_point import operating_score
 from evaluators.splits import scenes_of_split
+from evaluators.vad.detector import VadDetector
 from evaluators.vad.logged import logged_stretch
 from evaluators.vad.score import JudgedFrame, judge_stretch, score_frames
 from evaluators.vad_detection import MIN_SCORE
@@ -36,7 +39,8 @@ def bench_vad(dataroot: Path, version: str, split: str, vad: Path, size: str, de
     frames = sum(map(len, judged))
     head = f"{frames} key frames of {len(judged)} scenes of {split}, the log's own images; intervals over scenes"
     rows = {"VAD": judged}
-    return "\n\n".join([head, *vad_tables(rows), _detections({"VAD": judged, "detector": others})])
+    both = {"VAD": judged, "detector": others}
+    return "\n\n".join([head, *vad_tables(rows), _detections(both), _as_judges(both, VadDetector(model).reach_m)])
 
 
 def _found_by(detector: Detector, scene: Scene, frames: list[JudgedFrame]) -> list[JudgedFrame]:
@@ -58,6 +62,27 @@ def _detections(rows: dict[str, Judged]) -> str:
         lines.append(f"| {name} | {counts[name]} | " + " | ".join(f"{r.class_ap[name]:.3f}" for r in reports.values()) + " |")
     for title, name in (("mAP", "mean_ap"), ("NDS", "nds")):
         lines.append(f"| **{title}** | | " + " | ".join(f"{getattr(r, name):.3f}" for r in reports.values()) + " |")
+    return "\n".join(lines)
+
+
+def _as_judges(rows: dict[str, Judged], reach_m: tuple[float, float]) -> str:
+    """What the gate would see of both within the same reach, each from the score on that is best for it on these very frames."""
+    lines = [
+        "| within reach of both | score | labels | found | of what it finds, right | F1 | no label, a frame |",
+        "|---" * 7 + "|",
+    ]
+    for name, judged in rows.items():
+        frames = [frame for clip in judged for frame in clip]
+        truth, found = [frame.truth for frame in frames], [frame.found for frame in frames]
+        config = ClipMatchConfig(reach_m=reach_m)
+        config = replace(config, min_score=operating_score(truth, found, config))
+        score = score_clip_detections(truth, found, config)
+        shown = sum(int((config.counts(boxes) & (boxes.scores >= config.min_score)).sum()) for boxes in found)
+        hits = score.materialised * score.total.boxes
+        figures = (score.materialised, hits / max(shown, 1), 2 * hits / max(shown + score.total.boxes, 1))
+        invented = float(unlabelled_detections(found, truth, config).mean())
+        cells = [f"{config.min_score:.3f}", str(score.total.boxes), *(f"{value:.2f}" for value in figures), f"{invented:.2f}"]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -11,10 +11,11 @@ import torch
 
 from dwm.models.weights import save_model
 from dwm.scenes.nuscenes import read_scene
+from evaluators.clip_detection import ClipMatchConfig
 from evaluators.vad.logged import logged_stretch
 from evaluators.vad.model import VAD
 from evaluators.vad.score import JudgedFrame, judge_stretch
-from pipelines.bench.vad import _detections, bench_vad
+from pipelines.bench.vad import _as_judges, _detections, bench_vad
 from tests.evaluators.vad.vad_factories import TINY
 from tests.pipelines.tiny_models import VERSION
 
@@ -45,6 +46,20 @@ def test_true_boxes_of_low_score_count_once_scores_do_not(judged: list[JudgedFra
             assert float(faint) == 0.0 and faint_all == sure == sure_all and float(sure) > 0.9
     mean = cells(table, "**mAP**")[1:]
     assert float(mean[0]) == 0.0 and mean[1] == mean[2] == mean[3]
+
+
+def test_as_judges_both_are_held_to_the_same_labels_each_at_its_best_score(judged: list[JudgedFrame]):
+    def told(scores: float, lost: int) -> list[JudgedFrame]:
+        """True boxes but the last few of each frame."""
+        kept = [f.truth.select(np.arange(max(len(f.truth) - lost, 0))) for f in judged]
+        return [replace(f, found=replace(k, scores=np.full(len(k), scores))) for f, k in zip(judged, kept, strict=True)]
+
+    table = _as_judges({"all": [told(0.4, 0)], "some": [told(0.8, 2)]}, (30.0, 15.0))
+    config = ClipMatchConfig(reach_m=(30.0, 15.0))
+    labels = sum(int(config.counts(frame.truth).sum()) for frame in judged)
+    assert labels > 0 and cells(table, "all") == ["0.400", str(labels), "1.00", "1.00", "1.00", "0.00"]
+    score, count, found, right, _, invented = cells(table, "some")
+    assert (score, count, right, invented) == ("0.800", str(labels), "1.00", "0.00") and float(found) < 1
 
 
 def test_the_bench_reads_a_world_and_prints_every_family(pg_dataroot: Path, tmp_path: Path):
