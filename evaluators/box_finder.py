@@ -23,14 +23,8 @@ class BoxFinder(Protocol):
 
     sha256: str
     operating_score: float | None  # from which on its boxes are to be believed; None where it was not measured
-
-    @property
-    def image_hw(self) -> tuple[int, int]: ...
-
-    @property
-    def reach_m(self) -> tuple[float, float]:
-        """How far from the ego it can find things, ahead and behind alike, and to either side."""
-        ...
+    image_hw: tuple[int, int]  # pixels; every image is resized to that
+    reach_m: tuple[float, float]  # how far from the ego it can find things, ahead and behind alike, and to either side
 
     def detect_clip(
         self, images: NDArray[np.uint8], intrinsics: Array, camera_to_ego: Array, ego_to_global: Array

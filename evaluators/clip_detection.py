@@ -23,11 +23,8 @@ class ClipMatchConfig:
 
     match_m: float = 2.0  # centre distance in the plane
     min_score: float = 0.3  # a detection counts from this score on; a detector knows its own (evaluators.operating_point)
-    max_range_m: float = 30.0  # boxes further from the ego are left out, conditioned and detected alike,
-    reach_m: tuple[float, float] = (
-        math.inf,
-        math.inf,
-    )  # and so are those that the detector cannot find: ahead or behind, aside
+    max_range_m: float = 30.0  # boxes further from the ego are left out, conditioned and detected alike
+    reach_m: tuple[float, float] = (math.inf, math.inf)  # and those beyond a detector's: ahead or behind, and aside
 
     def counts(self, boxes: Boxes) -> NDArray[np.bool_]:
         """Which boxes [N] of an ego frame take part."""

@@ -32,6 +32,8 @@ class Detector:
     ) -> None:  # fmt: skip
         self.model, self.device, self.settings, self.sha256 = model.eval().to(device), device, settings, sha256
         self.operating_score = operating_score
+        self.image_hw = model.config.image_hw
+        self.reach_m = (model.config.half_range_m, model.config.half_range_m)
         self._taps: tuple[bytes, Taps] | None = None
 
     @staticmethod
@@ -39,17 +41,6 @@ class Detector:
         """Raises InputError for broken or foreign weights."""
         model, facts = load_detector(path)
         return Detector(model, device, sha256=sha256_of(path), operating_score=facts.get("operating_score"))
-
-    @property
-    def image_hw(self) -> tuple[int, int]:
-        """The size [px] that every image is resized to."""
-        height, width = self.model.config.image_hw
-        return height, width
-
-    @property
-    def reach_m(self) -> tuple[float, float]:
-        """How far from the ego it can find things, ahead and behind alike, and to either side."""
-        return self.model.config.half_range_m, self.model.config.half_range_m
 
     def detect(self, images: NDArray[np.uint8], intrinsics: Array, camera_to_ego: Array) -> Boxes:
         """Boxes in the present ego frame.

@@ -14,7 +14,7 @@ from dwm.scenes.proving_ground.rig import LIDAR_TO_EGO
 from dwm.scenes.types import CAMERAS, Camera
 from evaluators.boxes import Boxes
 from evaluators.vad.coders import decode_objects
-from evaluators.vad.inputs import frame_of, since
+from evaluators.vad.inputs import VadFrame, frame_of, since
 from evaluators.vad.model import VAD
 
 Array = NDArray[np.float64]
@@ -23,11 +23,14 @@ Array = NDArray[np.float64]
 class VadDetector:
     """Reads each key frame alone: whoever scores a clip may look at it in any steps.
 
-    Its frame is that of a LiDAR where nuScenes has one, whatever the rig. ``operating_score`` and ``sha256`` as for ``Detector``.
+    Its frame is that of a LiDAR where nuScenes has one, whatever the rig. Attributes: ``evaluators.box_finder``.
     """
 
     def __init__(self, model: VAD, device: str = "cpu", sha256: str = "", operating_score: float | None = None) -> None:
         self.model, self.device, self.sha256, self.operating_score = model.eval().to(device), device, sha256, operating_score
+        left, behind, _, right, ahead, _ = model.config.range_m
+        x = float(LIDAR_TO_EGO[0, 3])
+        self.image_hw, self.reach_m = model.config.image_hw, (min(ahead + x, -behind - x), min(-left, right))
 
     @staticmethod
     def load(path: Path, device: str = "cpu") -> VadDetector:
@@ -38,20 +41,6 @@ class VadDetector:
         told = load_metadata(path).get("operating_score")
         return VadDetector(model, device, weights_sha256(path), None if told is None else float(told))
 
-    @property
-    def image_hw(self) -> tuple[int, int]:
-        """The size [px] that every image is resized to."""
-        height, width = self.model.config.image_hw
-        return height, width
-
-    @property
-    def reach_m(self) -> tuple[float, float]:
-        """How far from the ego it can find things, ahead and behind alike, and to either side."""
-        left, behind, _, right, ahead, _ = self.model.config.range_m
-        x = float(LIDAR_TO_EGO[0, 3])
-        return min(ahead + x, -behind - x), min(-left, right)
-
-    @torch.inference_mode()
     def detect(self, images: NDArray[np.uint8], intrinsics: Array, camera_to_ego: Array, ego_to_global: Array) -> Boxes:
         """Boxes in the ego frame.
 
@@ -64,12 +53,18 @@ class VadDetector:
             for channel, matrix, pose in zip(CAMERAS, intrinsics, camera_to_ego, strict=True)
         ]
         poses = np.repeat(ego_to_global[None], len(cameras), axis=0)
-        frame = frame_of(images, cameras, poses, LIDAR_TO_EGO, ego_to_global, self.model.config)
+        return self.boxes_of(frame_of(images, cameras, poses, LIDAR_TO_EGO, ego_to_global, self.model.config)).moved(
+            LIDAR_TO_EGO
+        )
+
+    @torch.inference_mode()
+    def boxes_of(self, frame: VadFrame) -> Boxes:
+        """Boxes in the frame's own LiDAR frame."""
         outputs = self.model(
             frame.images_V3hw[None].to(self.device), frame.lidar_to_image_V44[None].to(self.device),
             torch.from_numpy(since(frame.can_bus_18, None)).float()[None].to(self.device), None,
         )  # fmt: skip
-        return decode_objects(outputs)[0].boxes.moved(LIDAR_TO_EGO)
+        return decode_objects(outputs)[0].boxes
 
     def detect_clip(
         self, images: NDArray[np.uint8], intrinsics: Array, camera_to_ego: Array, ego_to_global: Array

@@ -167,11 +167,8 @@ class VadTask:
         truth, found = [], []
         for number, k in self._kept:
             footage = self._footage[number]
-            drive, frame, images = footage.drive, footage.frames[k], footage.images[k]
-            cameras = [camera.resized(images.shape[2], images.shape[1]) for camera in drive.cameras]
-            rig = (np.stack([c.intrinsics for c in cameras]), np.stack([c.camera_to_ego for c in cameras]))
-            truth.append(drive.seen_boxes(frame, footage.seen[k])[0])
-            found.append(detector.detect(images, *rig, drive.ego_to_global[frame]))
+            truth.append(footage.drive.seen_boxes(footage.frames[k], footage.seen[k])[0])
+            found.append(detector.boxes_of(footage.frame(k, self._size)).moved(footage.drive.lidar_to_ego))
         return operating_score(truth, found, ClipMatchConfig(reach_m=detector.reach_m))
 
 

@@ -13,7 +13,7 @@ import torch
 import evaluators.vad.training as training
 from dwm.conditioning.build import ScenarioConditioner
 from dwm.errors import InputError
-from dwm.geometry import apply
+from dwm.geometry import apply, invert
 from dwm.models.weights import load_model
 from dwm.scenario.build import build_scenario
 from dwm.scenario.perturbations import BASELINE
@@ -208,16 +208,18 @@ def test_the_operating_score_is_that_of_the_held_out_stretches(small, monkeypatc
     task = VadTask(make_training(Path("nowhere")), [footage, kept])
     truth = [kept.drive.seen_boxes(frame, seen)[0] for frame, seen in zip(kept.frames, kept.seen, strict=True)]
 
-    def detect(detector, images, intrinsics, camera_to_ego, ego_to_global):
+    def boxes_of(detector, frame):
         """True boxes with 0.7 in every other frame, boxes 4 m aside with 0.4 in the others."""
-        k = next(k for k in range(len(kept)) if images is kept.images[k] or np.array_equal(images, kept.images[k]))
-        assert np.allclose(ego_to_global, kept.drive.ego_to_global[kept.frames[k]])
+        shown = [kept.frame(k, detector.model.config) for k in range(len(kept))]
+        k = next(k for k, own in enumerate(shown) if torch.equal(own.images_V3hw, frame.images_V3hw))
+        assert np.allclose(frame.can_bus_18, shown[k].can_bus_18)
         found, off = truth[k], k % 2
-        return replace(
-            found, scores=np.full(len(found), 0.4 if off else 0.7), centers_m=found.centers_m + off * np.array([0, 4.0, 0])
+        moved = found.centers_m + off * np.array([0, 4.0, 0])
+        return replace(found, scores=np.full(len(found), 0.4 if off else 0.7), centers_m=moved).moved(
+            invert(kept.drive.lidar_to_ego)
         )
 
-    monkeypatch.setattr(training.VadDetector, "detect", detect)
+    monkeypatch.setattr(training.VadDetector, "boxes_of", boxes_of)
     assert task.metadata == {"trained_on": ""}
     task.finish(task.model, torch.device("cpu"))
     assert task.metadata["operating_score"] == "0.7000"
